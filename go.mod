@@ -1,0 +1,3 @@
+module github.com/mslkeep/mslkeep
+
+go 1.26
