@@ -1,0 +1,111 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package msl
+
+import (
+	"context"
+	"crypto/rsa"
+	"time"
+)
+
+// A Config says who this side is, whom it trusts and which schemes it speaks. It must not be changed
+// once it was passed to NewClient or NewServer. What a zero field means is said at each.
+type Config struct {
+	// Entity is this side's own entity authentication data (§5). It is required. Its keys are in custody.
+	Entity EntityAuthData
+
+	// EntitySchemes are the schemes that remote entities may use. Nil means every scheme that
+	// authenticates: all but NONE, which must be named.
+	EntitySchemes []string
+
+	// RSAPublicKeys are the keys of remote entities with scheme RSA, by pubkeyid (§5.4). The scheme does
+	// not bind an identity to a key; RSAIdentities does.
+	RSAPublicKeys map[string]*rsa.PublicKey
+
+	// RSAIdentities says which identities the holder of a key may claim, by pubkeyid. A key that is not
+	// here may claim only the identity that equals its pubkeyid.
+	RSAIdentities map[string][]string
+
+	// KeyExchanges are the key exchanges that this side offers (client) or accepts (server), the preferred
+	// one first. Nil means JWE_RSA, JWK_RSA and JWEJS_RSA on both sides and, where Entity is PSK, SYMMETRIC_WRAPPED
+	// before them; a server accepts all of these.
+	KeyExchanges []KeyExchange
+
+	// Capabilities are told to the other side (§4.6). Nil means GZIP, LZW and JSON, and no language.
+	Capabilities *Capabilities
+
+	// ServiceTokenKeys maps the name of a service token to the name of the keys in custody that protect
+	// it; the entry with the empty name is for all others. Tokens without keys are carried unopened.
+	ServiceTokenKeys map[string]string
+
+	// RemoteIdentity, if not empty, is the only identity that a client accepts from its server.
+	RemoteIdentity string
+
+	// Users authenticates users on a server. Nil refuses all user authentication.
+	Users UserAuthenticator
+
+	// Policy judges entities and tokens on a server. Nil revokes nothing, and keeps the state of
+	// non-replayable ids in memory (NewMemoryPolicy).
+	Policy Policy
+
+	// MasterTokenRenewal and MasterTokenLifetime say when the tokens that a server issues become
+	// renewable and expire, from their issue. Zero means 1 hour and 24 hours.
+	MasterTokenRenewal, MasterTokenLifetime time.Duration
+
+	// UserIDTokenRenewal and UserIDTokenLifetime are the same for user ID tokens. Zero means 1 hour and
+	// 24 hours.
+	UserIDTokenRenewal, UserIDTokenLifetime time.Duration
+
+	// Limits bound what is read from a peer. Zero fields mean the defaults said there.
+	Limits Limits
+
+	// Clock tells the time. Nil means time.Now.
+	Clock func() time.Time
+
+	// UserMessage gives the text for users that an error message carries, in one of the languages, which
+	// may be none. Nil sends none. Texts never hold details of the failure.
+	UserMessage func(code Code, languages []string) string
+}
+
+// Limits bound what is read from a peer.
+type Limits struct {
+	Header   int // bytes of an encoded header; 0 means 1 MiB
+	Payload  int // bytes of an encoded payload chunk; 0 means 4 MiB
+	Inflate  int // bytes of one payload or service token after uncompression; 0 means 16 MiB
+	Tokens   int // service tokens in one message; 0 means 64
+	Requests int // key requests in one message; 0 means 16
+}
+
+// A KeyExchange names a key exchange scheme (§7) and its mechanism: for ASYMMETRIC_WRAPPED one of
+// JWE_RSA, JWK_RSA and JWEJS_RSA, for SYMMETRIC_WRAPPED the key id PSK.
+type KeyExchange struct {
+	Scheme, Mechanism string
+}
+
+// A UserAuthenticator checks the credentials of users (§6). It is safe for concurrent use.
+type UserAuthenticator interface {
+	// EmailPassword returns the name of the user, which goes into user ID tokens, or ok false. Its duration
+	// should not depend on whether the user exists.
+	EmailPassword(ctx context.Context, entity, email, password string) (user string, ok bool, err error)
+}
+
+// A Policy judges entities and tokens (§10.3). A returned Code of 0 is approval; any other is sent to
+// the peer, whose reaction its response code decides. It is safe for concurrent use, sees public claims only, and an error
+// from it refuses the message with a transient failure.
+type Policy interface {
+	// Entity judges a remote entity by its identity and scheme. Use ENTITY_REVOKED or INCORRECT_ENTITYAUTH_DATA.
+	Entity(ctx context.Context, identity, scheme string) (Code, error)
+	// MasterToken judges a verified master token on every message: revoked, or, when renew is
+	// set, not to be renewed.
+	MasterToken(ctx context.Context, identity string, t *MasterToken, renew bool) (Code, error)
+	// UserIDToken judges a verified user ID token on every message.
+	UserIDToken(ctx context.Context, user string, t *UserIDToken) (Code, error)
+	// NonReplayable accepts a non-replayable id at most once (§3.5), or returns MESSAGE_REPLAYED or
+	// MESSAGE_REPLAYED_UNRECOVERABLE.
+	NonReplayable(ctx context.Context, identity string, t *MasterToken, id int64) (Code, error)
+	// UserScheme judges whether a user of an entity may authenticate with a scheme; user is empty before it is known.
+	UserScheme(ctx context.Context, identity, user, scheme string) (Code, error)
+	// KeyExchange judges whether an entity may use a key exchange scheme.
+	KeyExchange(ctx context.Context, identity, scheme string) (Code, error)
+}
