@@ -109,3 +109,35 @@ type Policy interface {
 	// KeyExchange judges whether an entity may use a key exchange scheme.
 	KeyExchange(ctx context.Context, identity, scheme string) (Code, error)
 }
+
+// The accessors below give each zero field its meaning.
+
+func (c *Config) clock() func() time.Time {
+	if c.Clock != nil {
+		return c.Clock
+	}
+	return time.Now
+}
+
+func orDefault[T ~int | ~int64](v, def T) T {
+	if v == 0 {
+		return def
+	}
+	return v
+}
+
+func (c *Config) masterTokenRenewal() time.Duration {
+	return orDefault(c.MasterTokenRenewal, time.Hour)
+}
+
+func (c *Config) masterTokenLifetime() time.Duration {
+	return orDefault(c.MasterTokenLifetime, 24*time.Hour)
+}
+
+func (c *Config) userIDTokenRenewal() time.Duration {
+	return orDefault(c.UserIDTokenRenewal, time.Hour)
+}
+
+func (c *Config) userIDTokenLifetime() time.Duration {
+	return orDefault(c.UserIDTokenLifetime, 24*time.Hour)
+}

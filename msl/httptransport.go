@@ -1,0 +1,151 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package msl
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+)
+
+// maxBuffered is how many bytes of a message an HTTP side keeps back before it starts to stream.
+const maxBuffered = 64 << 10
+
+// HTTPTransport carries exchanges over HTTP: the message is the body of a POST, the answer that of a
+// response with status 200 (§8.12). A small message goes out as one body of known length; a larger or
+// flushed one is streamed.
+type HTTPTransport struct {
+	// URL is where messages are posted.
+	URL string
+	// Client sends the requests. Nil means http.DefaultClient, whose transport keeps only two idle
+	// connections to a host: busy callers should raise MaxIdleConnsPerHost.
+	Client *http.Client
+}
+
+// Open starts an exchange. Nothing is sent before the message is complete or flushed.
+func (t *HTTPTransport) Open(ctx context.Context) (Exchange, error) {
+	client := t.Client
+	if client == nil {
+		client = http.DefaultClient
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	return &httpExchange{ctx: ctx, cancel: cancel, url: t.URL, client: client, answered: make(chan struct{})}, nil
+}
+
+// httpExchange is one POST. The writing side owns buf, pipe and sent; the fields of the answer are
+// written before answered is closed, and read after.
+type httpExchange struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	url    string
+	client *http.Client
+
+	buf  []byte
+	pipe *io.PipeWriter // once streaming
+	sent bool
+
+	answered chan struct{}
+	resp     *http.Response
+	err      error
+}
+
+func (x *httpExchange) Write(p []byte) (int, error) {
+	if x.pipe == nil && len(x.buf)+len(p) <= maxBuffered {
+		x.buf = append(x.buf, p...)
+		return len(p), nil
+	}
+	if err := x.Flush(); err != nil {
+		return 0, err
+	}
+	return x.pipe.Write(p)
+}
+
+// Flush starts streaming if it has not begun. net/http sends what is written to a streamed body soon.
+func (x *httpExchange) Flush() error {
+	if x.pipe == nil {
+		body, pipe := io.Pipe()
+		x.pipe, x.sent = pipe, true
+		go func() {
+			x.post(body)
+			if x.err != nil {
+				body.CloseWithError(x.err)
+			}
+		}()
+	}
+	if len(x.buf) == 0 {
+		return nil
+	}
+	_, err := x.pipe.Write(x.buf)
+	x.buf = nil
+	return err
+}
+
+func (x *httpExchange) CloseWrite() error {
+	if x.pipe != nil {
+		return x.pipe.Close()
+	}
+	if !x.sent {
+		x.sent = true
+		x.post(bytes.NewReader(x.buf))
+	}
+	return x.err
+}
+
+// post sends the request and waits for the head of the answer.
+func (x *httpExchange) post(body io.Reader) {
+	defer close(x.answered)
+	req, err := http.NewRequestWithContext(x.ctx, http.MethodPost, x.url, body)
+	if err != nil {
+		x.err = err
+		return
+	}
+	req.Header.Set("Content-Type", "application/msl")
+	resp, err := x.client.Do(req)
+	if err != nil {
+		x.err = err
+		return
+	}
+	if resp.StatusCode != http.StatusOK {
+		resp.Body.Close()
+		x.err = fmt.Errorf("msl: the HTTP server answered %s, not a message", resp.Status)
+		return
+	}
+	x.resp = resp
+}
+
+func (x *httpExchange) Read(p []byte) (int, error) {
+	select {
+	case <-x.answered:
+	case <-x.ctx.Done():
+		return 0, x.ctx.Err()
+	}
+	if x.err != nil {
+		return 0, x.err
+	}
+	return x.resp.Body.Read(p)
+}
+
+// Close gives the connection back if the answer was read to its end, and else breaks it off.
+func (x *httpExchange) Close() error {
+	defer x.cancel()
+	if x.pipe != nil {
+		x.pipe.CloseWithError(errors.New("msl: exchange closed"))
+	}
+	select {
+	case <-x.answered:
+	default:
+		if !x.sent {
+			return nil
+		}
+		x.cancel()
+		<-x.answered
+	}
+	if x.resp != nil {
+		return x.resp.Body.Close()
+	}
+	return nil
+}
