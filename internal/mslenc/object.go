@@ -1,0 +1,222 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package mslenc
+
+import (
+	"iter"
+	"math"
+	"slices"
+	"strconv"
+)
+
+// MaxLong is the highest identifier and sequence number, inclusive (§1.4).
+const MaxLong = 1 << 53
+
+// An Object is a parsed MSL object (§1.1). It is a value that may be copied, it aliases the bytes that
+// it was parsed from, and it is safe for concurrent use as long as nobody changes them. Members that
+// nobody asks for are ignored. The zero Object has no members and no encoding.
+type Object struct {
+	raw     []byte
+	members []entry
+}
+
+// Parse reads one whole object within the default [Limits]. The first byte must be '{' (§1.2); white
+// space may follow the object, and nothing else. All of it is validated, nested values included. The
+// error is a [*FieldError] without a name.
+func Parse(b []byte) (Object, error) { return ParseLimited(b, Limits{}) }
+
+// ParseLimited is [Parse] within other limits.
+func ParseLimited(b []byte, l Limits) (Object, error) {
+	l = l.orDefault()
+	if len(b) == 0 || b[0] != '{' {
+		return Object{}, syntaxError("the first byte")
+	}
+	if len(b) > l.Size {
+		return Object{}, limitError("size")
+	}
+	raw, members, err := parse(b, l)
+	if err != nil {
+		return Object{}, err
+	}
+	for _, c := range b[len(raw):] {
+		if !isSpace(c) {
+			return Object{}, syntaxError("bytes after the end")
+		}
+	}
+	return Object{raw: raw, members: members}, nil
+}
+
+// parse scans the object or array at the start of b.
+func parse(b []byte, l Limits) (raw []byte, members []entry, err error) {
+	var entries [16]entry
+	var open [8]frame
+	s := scanner{limits: l, entries: entries[:0], open: open[:0]}
+	complete, err := s.scan(b)
+	if err == nil && !complete {
+		err = syntaxError("no end")
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return b[:s.pos:s.pos], slices.Clone(s.entries), nil
+}
+
+// Encoding returns the exact bytes of the object, from brace to brace. They are not a copy.
+func (o Object) Encoding() []byte { return o.raw }
+
+// IsZero reports whether o is the zero Object: none, as opposed to an empty one.
+func (o Object) IsZero() bool { return o.raw == nil }
+
+// Has reports whether o has a member of that name.
+func (o Object) Has(name string) bool {
+	_, ok := o.find(name)
+	return ok
+}
+
+// Members yields each member's name and the exact bytes of its value, in the order of the encoding.
+func (o Object) Members() iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		for _, e := range o.members {
+			if !yield(e.decodedName(o.raw), o.raw[e.value:e.valueEnd:e.valueEnd]) {
+				return
+			}
+		}
+	}
+}
+
+func (o Object) find(name string) (entry, bool) {
+	for _, e := range o.members {
+		if !e.nameEscaped && string(o.raw[e.name:e.nameEnd]) == name ||
+			e.nameEscaped && e.decodedName(o.raw) == name {
+			return e, true
+		}
+	}
+	return entry{}, false
+}
+
+// typed returns a member's value if its first byte is one of first.
+func (o Object) typed(name, first string) (raw []byte, e entry, err error) {
+	e, ok := o.find(name)
+	if !ok {
+		return nil, e, &FieldError{Name: name, Kind: ErrMissing}
+	}
+	raw = o.raw[e.value:e.valueEnd:e.valueEnd]
+	for i := range len(first) {
+		if raw[0] == first[i] {
+			return raw, e, nil
+		}
+	}
+	return nil, e, &FieldError{Name: name, Kind: ErrType}
+}
+
+// String returns a text member.
+func (o Object) String(name string) (string, error) {
+	raw, e, err := o.typed(name, `"`)
+	if err != nil {
+		return "", err
+	}
+	return decodeText(raw[1:len(raw)-1], e.valueEscaped), nil
+}
+
+// Bool returns a boolean member.
+func (o Object) Bool(name string) (bool, error) {
+	raw, _, err := o.typed(name, "tf")
+	return err == nil && raw[0] == 't', err
+}
+
+// Int returns a member that is a plain integer: without fraction or exponent, and of 64 bits.
+func (o Object) Int(name string) (int64, error) {
+	raw, _, err := o.typed(name, "-0123456789")
+	if err != nil {
+		return 0, err
+	}
+	v, err := strconv.ParseInt(string(raw), 10, 64)
+	if err != nil {
+		return 0, &FieldError{Name: name, Kind: ErrType, detail: "not an integer of 64 bits"}
+	}
+	return v, nil
+}
+
+// Int32 is [Object.Int] for integers of 32 bits.
+func (o Object) Int32(name string) (int32, error) {
+	v, err := o.Int(name)
+	if err != nil {
+		return 0, err
+	}
+	if v < math.MinInt32 || v > math.MaxInt32 {
+		return 0, &FieldError{Name: name, Kind: ErrType, detail: "not an integer of 32 bits"}
+	}
+	return int32(v), nil
+}
+
+// Binary returns the bytes of a base64 member, in fresh memory.
+func (o Object) Binary(name string) ([]byte, error) {
+	raw, e, err := o.typed(name, `"`)
+	if err != nil {
+		return nil, err
+	}
+	text := raw[1 : len(raw)-1]
+	if e.valueEscaped {
+		text = unescape(text)
+	}
+	b, err := decodeBase64(text)
+	if err != nil {
+		return nil, &FieldError{Name: name, Kind: ErrType, detail: "not base64"}
+	}
+	return b, nil
+}
+
+// Object returns a member that is an object.
+func (o Object) Object(name string) (Object, error) {
+	raw, _, err := o.typed(name, "{")
+	if err != nil {
+		return Object{}, err
+	}
+	raw, members, err := parse(raw, unlimited)
+	return Object{raw: raw, members: members}, err
+}
+
+// Objects returns a member that is an array of objects.
+func (o Object) Objects(name string) ([]Object, error) {
+	raw, _, err := o.typed(name, "[")
+	if err != nil {
+		return nil, err
+	}
+	raw, elements, err := parse(raw, unlimited)
+	if err != nil {
+		return nil, err
+	}
+	objects := make([]Object, len(elements))
+	for i, e := range elements {
+		if raw[e.value] != '{' {
+			return nil, &FieldError{Name: name, Kind: ErrType, detail: "an element is not an object"}
+		}
+		b, members, err := parse(raw[e.value:e.valueEnd], unlimited)
+		if err != nil {
+			return nil, err
+		}
+		objects[i] = Object{raw: b, members: members}
+	}
+	return objects, nil
+}
+
+// Strings returns a member that is an array of texts.
+func (o Object) Strings(name string) ([]string, error) {
+	raw, _, err := o.typed(name, "[")
+	if err != nil {
+		return nil, err
+	}
+	raw, elements, err := parse(raw, unlimited)
+	if err != nil {
+		return nil, err
+	}
+	texts := make([]string, len(elements))
+	for i, e := range elements {
+		if raw[e.value] != '"' {
+			return nil, &FieldError{Name: name, Kind: ErrType, detail: "an element is not text"}
+		}
+		texts[i] = decodeText(raw[e.value+1:e.valueEnd-1], e.valueEscaped)
+	}
+	return texts, nil
+}
