@@ -1,0 +1,354 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net"
+	"sync"
+	"time"
+)
+
+// A Client sends requests over one connection. It is safe for concurrent use.
+//
+// Requests are pipelined and answered in any order. They are bounded in number and bytes: a Call
+// beyond the bounds waits. When the connection is lost, every Call that waits fails with [Transient],
+// and so does every later one.
+type Client struct {
+	conn   net.Conn
+	opts   Options
+	hello  HelloReply
+	frames *frameReader
+	done   chan struct{}
+	wg     sync.WaitGroup
+
+	sweeper *time.Timer
+
+	out      *outbox // its lock also guards all below
+	coder    coder
+	calls    map[uint64]pending
+	lastID   uint64
+	room     room
+	queue    []*admission // callers that wait for room
+	sweeping bool
+	err      error // why the client is at its end
+}
+
+// A pending request occupies its room until the agent has answered it, even when its caller has left,
+// in which case call is nil.
+type pending struct {
+	call    *call
+	size    int
+	expires time.Time // zero if the caller's context has a deadline
+}
+
+// A call is a caller that waits. done gets one value, after frame or err was set.
+type call struct {
+	done  chan struct{}
+	frame frame
+	err   error
+	coder coder
+}
+
+var callPool = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
+
+var errLost = Fail(Transient, "agent connection lost")
+
+// NewClient exchanges Hello on conn, which it owns from now on and closes if it fails. The deadline of
+// ctx, or Options.Timeout, holds for the exchange only.
+func NewClient(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
+	o = o.withDefaults()
+	c := &Client{conn: conn, opts: o, frames: newFrameReader(conn, o.MaxFrame), out: newOutbox(conn),
+		calls: make(map[uint64]pending), done: make(chan struct{})}
+	if err := c.greet(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	c.opts.MaxFrame = min(o.MaxFrame, int(c.hello.MaxFrame))
+	c.room = room{number: min(o.MaxInFlight, int(c.hello.MaxInFlight)), bytes: o.MaxBytes}
+	c.sweeper = time.AfterFunc(math.MaxInt64, c.sweep)
+	c.wg.Go(c.read)
+	return c, nil
+}
+
+func (c *Client) greet(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
+	err := c.exchangeHello(ctx)
+	if !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("greeting the agent: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) exchangeHello(ctx context.Context) error {
+	m := &HelloRequest{Version: Version}
+	size, _ := c.coder.measure(m)
+	if _, err := c.conn.Write(appendFrame(nil, &c.coder, 0, c.millis(ctx), m, size)); err != nil {
+		return errLost
+	}
+	f, err := c.frames.next()
+	if err != nil {
+		return errLost
+	}
+	k := call{frame: f}
+	if err := k.result(&c.hello); err != nil {
+		return err
+	}
+	h := &c.hello
+	if h.Version != Version || h.MaxFrame < headerSize+64 || h.MaxInFlight == 0 {
+		return Fail(NotSupported, "version of the agent")
+	}
+	return nil
+}
+
+// Hello returns what the agent said when the connection was opened.
+func (c *Client) Hello() HelloReply { return c.hello }
+
+// Done is closed when the connection is lost or closed.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Close fails every Call that waits, and returns when nothing of the client runs any more.
+func (c *Client) Close() error {
+	c.fail(net.ErrClosed)
+	c.wg.Wait()
+	return nil
+}
+
+// Call sends req and fills reply, which must be the zero value of the type that answers req. Fields of
+// bytes in reply share memory of their own, which nothing else uses; req may be reused at once.
+//
+// When ctx ends, Call tells the agent, and returns ctx.Err() at once. All other errors are of type
+// [*Error].
+func (c *Client) Call(ctx context.Context, req Request, reply Reply) error {
+	if reply.code() != req.answer() {
+		return Fail(Malformed, "reply is not of the request")
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	k := callPool.Get().(*call)
+	size, ok := k.coder.measure(req)
+	if !ok || headerSize+deadlineSize+size > c.opts.MaxFrame {
+		callPool.Put(k)
+		return Fail(Malformed, "request too large")
+	}
+	id, err := c.send(ctx, k, req, size)
+	if err != nil {
+		callPool.Put(k)
+		return err
+	}
+	select {
+	case <-k.done:
+	case <-ctx.Done():
+		c.abandon(id, k)
+		return ctx.Err()
+	}
+	err = k.result(reply)
+	k.frame, k.err = frame{}, nil
+	callPool.Put(k)
+	switch {
+	case err == errProtocol:
+		c.fail(err)
+		return errLost
+	case err != nil && err.(*Error).Code == Canceled && ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return err
+}
+
+// result fills reply from the frame that answered the call.
+func (k *call) result(reply Reply) error {
+	switch {
+	case k.err != nil:
+		return k.err
+	case k.frame.code == reply.code():
+		if k.coder.decode(k.frame.body, reply) {
+			return nil
+		}
+	case k.frame.code == errorReply:
+		e := new(Error)
+		if k.coder.decode(k.frame.body, e) {
+			return e
+		}
+	}
+	return errProtocol
+}
+
+// send registers k and appends the frame of req.
+func (c *Client) send(ctx context.Context, k *call, req Request, size int) (id uint64, err error) {
+	size += headerSize + deadlineSize
+	var expires time.Time
+	if _, ok := ctx.Deadline(); !ok {
+		expires = time.Now().Add(c.opts.Timeout)
+	}
+	c.out.Lock()
+	if err := c.admit(ctx, size); err != nil {
+		c.out.Unlock()
+		return 0, err
+	}
+	c.lastID++
+	id = c.lastID
+	c.calls[id] = pending{call: k, size: size, expires: expires}
+	c.out.buf = appendFrame(c.out.buf, &c.coder, id, c.millis(ctx), req, size-headerSize-deadlineSize)
+	if !c.sweeping && !expires.IsZero() {
+		c.sweeping = true
+		c.sweeper.Reset(c.opts.Timeout / 8)
+	}
+	flush := c.out.claim()
+	c.out.Unlock()
+	if flush {
+		c.flush()
+	}
+	return id, nil
+}
+
+// millis returns the time that is left until the deadline of ctx, or Options.Timeout.
+func (c *Client) millis(ctx context.Context) uint32 {
+	left := c.opts.Timeout
+	if d, ok := ctx.Deadline(); ok {
+		left = time.Until(d)
+	}
+	// Rounded up, so that the caller, which is closer to its own clock, gives up first.
+	return uint32(min(max(left.Milliseconds()+1, 1), math.MaxUint32))
+}
+
+// flush writes what it can without waiting for the agent, and leaves the rest to a goroutine, so that a
+// caller can always give up.
+func (c *Client) flush() {
+	rest, err := c.out.flush(false)
+	if err != nil {
+		c.fail(err)
+	}
+	if !rest {
+		return
+	}
+	c.out.Lock()
+	defer c.out.Unlock()
+	if c.err == nil { // else Close may be waiting for wg already
+		c.wg.Go(func() {
+			if _, err := c.out.flush(true); err != nil {
+				c.fail(err)
+			}
+		})
+	}
+}
+
+// read takes answers to their callers until the connection ends.
+func (c *Client) read() {
+	defer close(c.done)
+	for {
+		f, err := c.frames.next()
+		if err == nil {
+			err = c.deliver(f)
+		}
+		if err != nil {
+			c.fail(err)
+			return
+		}
+	}
+}
+
+func (c *Client) deliver(f frame) error {
+	f.body, f.own = f.keep(), true
+	c.out.Lock()
+	defer c.out.Unlock()
+	p, ok := c.calls[f.id]
+	if !ok {
+		if c.err != nil {
+			return c.err
+		}
+		return errProtocol
+	}
+	delete(c.calls, f.id)
+	c.release(p.size)
+	if p.call != nil {
+		p.call.frame = f
+		p.call.done <- struct{}{}
+	}
+	return nil
+}
+
+// abandon gives up a call. Its request keeps its room until it is answered.
+func (c *Client) abandon(id uint64, k *call) {
+	c.out.Lock()
+	p, waits := c.calls[id]
+	if !waits || p.call != k { // answered, or failed, at the last moment
+		c.out.Unlock()
+		<-k.done
+		k.frame, k.err = frame{}, nil
+		callPool.Put(k)
+		return
+	}
+	c.disown(id, p)
+	flush := c.out.claim()
+	c.out.Unlock()
+	callPool.Put(k)
+	if flush {
+		c.flush()
+	}
+}
+
+// disown is called with the lock.
+func (c *Client) disown(id uint64, p pending) {
+	p.call = nil
+	c.calls[id] = p
+	c.out.buf = appendCancel(c.out.buf, id)
+}
+
+// sweep gives up the calls whose context has no deadline when their time is over. One timer for all of
+// them costs a call nothing.
+func (c *Client) sweep() {
+	c.out.Lock()
+	now, more := time.Now(), false
+	for id, p := range c.calls {
+		switch {
+		case p.call == nil || p.expires.IsZero():
+		case p.expires.After(now):
+			more = true
+		default:
+			p.call.err = Fail(Canceled, "no answer in time")
+			p.call.done <- struct{}{}
+			c.disown(id, p)
+		}
+	}
+	c.sweeping = more && c.err == nil
+	if c.sweeping {
+		c.sweeper.Reset(c.opts.Timeout / 8)
+	}
+	flush := c.out.claim()
+	c.out.Unlock()
+	if flush {
+		c.flush()
+	}
+}
+
+// fail ends the client: every caller gets a transient error, once.
+func (c *Client) fail(err error) {
+	c.out.Lock()
+	defer c.out.Unlock()
+	if c.err != nil {
+		return
+	}
+	c.err = err
+	c.conn.Close()
+	c.sweeper.Stop()
+	for id, p := range c.calls {
+		if p.call != nil {
+			p.call.err = errLost
+			p.call.done <- struct{}{}
+		}
+		delete(c.calls, id)
+	}
+	for _, a := range c.queue {
+		close(a.ready)
+	}
+	c.queue = nil
+}

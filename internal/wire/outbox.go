@@ -1,0 +1,126 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"net"
+	"runtime"
+	"sync"
+	"syscall"
+)
+
+// An outbox gathers frames and writes many with one call. Whoever appends a frame while nobody
+// flushes becomes the flusher: no goroutine waits for work, and no work waits for a goroutine.
+type outbox struct {
+	sync.Mutex        // guards these, and whatever its owner likes
+	buf        []byte // frames that nobody has begun to write
+	spare      []byte // for the next buf
+	flushing   bool   // there is a flusher, or the outbox has failed
+
+	// Of the flusher alone.
+	conn  net.Conn
+	raw   syscall.RawConn // nil if conn has no descriptor
+	batch []byte          // being written
+	left  []byte          // what is left of it
+	try   func(fd uintptr) bool
+	wrote int
+	err   error
+}
+
+func newOutbox(conn net.Conn) *outbox {
+	o := &outbox{conn: conn}
+	o.try = o.tryWrite
+	if s, ok := conn.(syscall.Conn); ok {
+		if raw, err := s.SyscallConn(); err == nil {
+			o.raw = raw
+		}
+	}
+	return o
+}
+
+// claim makes the caller the flusher if there is something to write and nobody else is. The caller
+// holds the lock, and calls flush without it.
+func (o *outbox) claim() bool {
+	if o.flushing || len(o.buf) == 0 {
+		return false
+	}
+	o.flushing = true
+	return true
+}
+
+// flush writes what was appended. With block it goes on until nothing is left. Without, it writes once,
+// as much as the connection takes at once; if rest is true the caller is still the flusher, and must
+// have flush called again, with block. After an error nothing is ever written again.
+func (o *outbox) flush(block bool) (rest bool, err error) {
+	if !block {
+		runtime.Gosched() // others who are about to append make the batch larger
+	}
+	for round := 0; ; round++ {
+		if len(o.left) == 0 && !o.next() {
+			return false, nil
+		}
+		if !block && round > 0 {
+			return true, nil
+		}
+		var n int
+		if block {
+			n, err = o.conn.Write(o.left)
+		} else {
+			n, err = o.writeSome()
+		}
+		if err != nil {
+			return false, err
+		}
+		o.left = o.left[n:]
+		if len(o.left) > 0 {
+			return true, nil
+		}
+	}
+}
+
+// next takes what was appended as the next batch. If there is nothing, the caller is the flusher no more.
+func (o *outbox) next() bool {
+	o.Lock()
+	defer o.Unlock()
+	if o.batch != nil && cap(o.batch) <= keepBuffer {
+		o.spare = o.batch[:0]
+	}
+	o.batch = nil
+	if len(o.buf) == 0 {
+		o.flushing = false
+		return false
+	}
+	o.batch, o.buf, o.spare = o.buf, o.spare, nil
+	o.left = o.batch
+	return true
+}
+
+// writeSome writes as much as the connection takes without blocking.
+func (o *outbox) writeSome() (int, error) {
+	if o.raw == nil {
+		return 0, nil
+	}
+	o.wrote, o.err = 0, nil
+	if err := o.raw.Write(o.try); err != nil {
+		return 0, err
+	}
+	return o.wrote, o.err
+}
+
+// tryWrite always returns true, so that RawConn does not wait.
+func (o *outbox) tryWrite(fd uintptr) bool {
+	for {
+		n, err := syscall.Write(int(fd), o.left)
+		switch err {
+		case nil:
+			o.wrote = n
+		case syscall.EINTR:
+			continue
+		case syscall.EAGAIN:
+		default:
+			o.err = err
+		}
+		return true
+	}
+}

@@ -1,0 +1,266 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// A Handler answers the requests of one connection. Handle is called by many goroutines at once.
+//
+// req and the bytes in it are valid until Handle returns; what must live longer must be copied. The
+// reply may share memory with req, and must not be changed after it was returned. ctx ends at the request's deadline, when the
+// client gives up, or when the connection is lost.
+//
+// An error should be an [*Error] or a [Code]; the end of a context becomes [Canceled], and anything
+// else, a panic included, becomes [Device].
+type Handler interface {
+	Handle(ctx context.Context, req Request) (Reply, error)
+}
+
+// A Quick is a Handler that knows which requests take it a few microseconds and never wait, such as to
+// seal or open small parts. These are handled one after the other by the goroutine that reads the
+// connection, and their replies written together. Their context does not end at the deadline.
+type Quick interface {
+	Handler
+	Quick(req Request) bool
+}
+
+// A server is one connection that is served.
+type server struct {
+	conn   net.Conn
+	opts   Options
+	h      Handler
+	quick  func(Request) bool
+	frames *frameReader
+	wg     sync.WaitGroup
+
+	out     *outbox // its lock also guards all below
+	coder   coder
+	room    room
+	running map[uint64]context.CancelFunc // requests that have a goroutine of their own
+	drained sync.Cond                     // out.buf has become shorter
+	failed  bool
+}
+
+// Serve answers requests on conn until the connection or ctx ends, or the client violates the protocol.
+// It owns conn, and closes it. It returns nil when the client closed the connection or ctx ended, and
+// only after every call of h has returned.
+//
+// A client that floods is slowed down: requests beyond Options.MaxInFlight and MaxBytes fail with
+// [Transient], and nothing is read from a client that does not read.
+func Serve(ctx context.Context, conn net.Conn, h Handler, o Options) error {
+	o = o.withDefaults()
+	s := &server{conn: conn, opts: o, h: h, frames: newFrameReader(conn, o.MaxFrame), out: newOutbox(conn),
+		room: room{number: o.MaxInFlight, bytes: o.MaxBytes}, running: make(map[uint64]context.CancelFunc)}
+	s.drained.L = s.out
+	s.quick = func(Request) bool { return false }
+	if q, ok := h.(Quick); ok {
+		s.quick = q.Quick
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(ctx, s.close)
+	err := s.greet()
+	for err == nil {
+		err = s.step(ctx)
+	}
+	ended := ctx.Err() != nil
+	cancel()
+	stop()
+	s.close()
+	s.wg.Wait()
+	if ended || err == io.EOF {
+		return nil
+	}
+	return err
+}
+
+// close ends the connection, and frees whoever waits for it.
+func (s *server) close() {
+	s.conn.Close()
+	s.out.Lock()
+	s.failed = true
+	s.out.Unlock()
+	s.drained.Broadcast()
+}
+
+// greet answers the Hello that must come first.
+func (s *server) greet() error {
+	f, err := s.frames.next()
+	if err != nil {
+		return err
+	}
+	req, deadline, err := s.parse(f.code, f.body)
+	hello, ok := req.(*HelloRequest)
+	if err != nil || !ok || deadline == 0 {
+		return errProtocol
+	}
+	if hello.Version != Version {
+		s.send(f.id, Fail(NotSupported, "version of the client"))
+		return errVersion
+	}
+	s.send(f.id, &HelloReply{Version: Version, AgentPID: uint32(os.Getpid()),
+		MaxFrame: uint32(s.opts.MaxFrame), MaxInFlight: uint32(s.opts.MaxInFlight)})
+	return nil
+}
+
+// step reads a frame and does what it says.
+func (s *server) step(ctx context.Context) error {
+	if !s.frames.ready() {
+		s.flush() // the replies to all quick requests that were read together
+	}
+	f, err := s.frames.next()
+	if err != nil {
+		return err
+	}
+	if f.code == cancelCode {
+		if len(f.body) != 0 {
+			return errProtocol
+		}
+		s.out.Lock()
+		defer s.out.Unlock()
+		if cancel := s.running[f.id]; cancel != nil {
+			cancel()
+		}
+		return nil
+	}
+	req, deadline, err := s.parse(f.code, f.body)
+	switch {
+	case req == nil:
+		s.append(f.id, Fail(NotSupported, "request"))
+	case err != nil:
+		s.append(f.id, err.(*Error))
+	case f.code == helloRequest || deadline == 0:
+		return errProtocol
+	case s.quick(req):
+		s.append(f.id, s.handle(ctx, req))
+	default:
+		if !f.own {
+			req, _, _ = s.parse(f.code, f.keep())
+		}
+		return s.start(ctx, f, req, deadline)
+	}
+	return nil
+}
+
+// parse returns a nil request if there is none with that code.
+func (s *server) parse(code uint8, body []byte) (req Request, deadline uint32, err error) {
+	req = newRequest(code)
+	if req == nil || len(body) < deadlineSize {
+		return req, 0, Fail(Malformed, "request")
+	}
+	var c coder
+	if !c.decode(body[deadlineSize:], req) {
+		return req, 0, Fail(Malformed, "request")
+	}
+	return req, binary.BigEndian.Uint32(body), nil
+}
+
+// start handles a request in a goroutine of its own.
+func (s *server) start(ctx context.Context, f frame, req Request, deadline uint32) error {
+	size := headerSize + len(f.body)
+	s.out.Lock()
+	_, twice := s.running[f.id]
+	ok := !twice && s.room.take(size)
+	var cancel context.CancelFunc
+	if ok {
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(deadline)*time.Millisecond)
+		s.running[f.id] = cancel
+	}
+	s.out.Unlock()
+	if twice {
+		return errProtocol
+	}
+	if !ok {
+		s.append(f.id, Fail(Transient, "too many requests"))
+		return nil
+	}
+	s.wg.Go(func() {
+		reply := s.handle(ctx, req)
+		cancel()
+		s.out.Lock()
+		delete(s.running, f.id)
+		s.out.Unlock()
+		s.send(f.id, reply)
+		s.out.Lock()
+		s.room.release(size)
+		s.out.Unlock()
+	})
+	return nil
+}
+
+// handle calls the handler, and returns what is to be sent. A panic fails one request and not the agent.
+func (s *server) handle(ctx context.Context, req Request) (m message) {
+	defer func() {
+		if recover() != nil {
+			// What was panicked with may tell secrets. The stack does not.
+			s.opts.Logger.Error("panic in a request handler", "stack", string(debug.Stack()))
+			m = Fail(Device, "panic")
+		}
+	}()
+	reply, err := s.h.Handle(ctx, req)
+	if err != nil {
+		return asError(err)
+	}
+	if reply == nil || reply.code() != req.answer() {
+		return Fail(Device, "no reply of the request")
+	}
+	return reply
+}
+
+// send appends a reply and sees to it that it is written.
+func (s *server) send(id uint64, m message) {
+	s.append(id, m)
+	s.flush()
+}
+
+// append appends a reply. It waits while the client does not read what is there already.
+func (s *server) append(id uint64, m message) {
+	var c coder
+	size, ok := c.measure(m)
+	if !ok || headerSize+size > s.opts.MaxFrame {
+		m = Fail(Malformed, "reply too large")
+		size, _ = c.measure(m)
+	}
+	s.out.Lock()
+	for len(s.out.buf) > s.opts.MaxBytes && !s.failed {
+		if !s.out.claim() {
+			s.drained.Wait()
+			continue
+		}
+		s.out.Unlock()
+		s.drain()
+		s.out.Lock()
+	}
+	if !s.failed {
+		s.out.buf = appendFrame(s.out.buf, &s.coder, id, 0, m, size)
+	}
+	s.out.Unlock()
+}
+
+// flush writes what was appended, unless somebody does so already.
+func (s *server) flush() {
+	s.out.Lock()
+	flush := s.out.claim()
+	s.out.Unlock()
+	if flush {
+		s.drain()
+	}
+}
+
+// drain is called by the flusher.
+func (s *server) drain() {
+	_, err := s.out.flush(true)
+	s.drained.Broadcast()
+	if err != nil {
+		s.close()
+	}
+}
