@@ -44,6 +44,12 @@ func (d *Decoder) Next() (Object, error) { return d.next(true) }
 // NextHeader is Next for the first object of a message: white space may not precede it (§1.2).
 func (d *Decoder) NextHeader() (Object, error) { return d.next(false) }
 
+// Unread gives the object that Next returned last back: the next call returns it again.
+func (d *Decoder) Unread() {
+	d.given = 0
+	d.restart()
+}
+
 // Ready reports whether the next object, or an error of its content, is in the buffer already, so that
 // Next will not read. The object that Next returned last stays valid.
 func (d *Decoder) Ready() bool {
