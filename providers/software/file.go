@@ -1,0 +1,170 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package software
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mslkeep/mslkeep/providers"
+)
+
+// lockWait is how long a writer waits for another one. A write takes milliseconds.
+const lockWait = 5 * time.Second
+
+// A stamp tells one version of the file from the next.
+type stamp struct {
+	dev, ino     uint64
+	size         int64
+	mtime, ctime unix.Timespec
+}
+
+func stampOf(st *unix.Stat_t) stamp {
+	return stamp{uint64(st.Dev), st.Ino, st.Size, st.Mtim, st.Ctim}
+}
+
+// stampAt returns the stamp of the file at path, or the zero stamp if it cannot tell.
+func stampAt(path string) stamp {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil {
+		return stamp{}
+	}
+	return stampOf(&st)
+}
+
+// openPrivate opens a file that nobody but its owner can read or write; the owner must be this user or
+// root. Links in path are followed.
+func openPrivate(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		f.Close()
+		return nil, err
+	}
+	var wrong error
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		wrong = errors.New("must be a regular file")
+	case st.Mode&0o077 != 0:
+		wrong = fmt.Errorf("others can access it; run: chmod 600 %s", path)
+	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
+		wrong = errors.New("belongs to another user")
+	default:
+		return f, nil
+	}
+	f.Close()
+	return nil, failure(providers.Denied, "opening "+path, wrong)
+}
+
+// readFile returns the bytes and stamp of the key file.
+func readFile(path string) ([]byte, stamp, error) {
+	f, err := openPrivate(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, stamp{}, failure(providers.Device, "opening the key file "+path, errMissing)
+	}
+	if err != nil {
+		return nil, stamp{}, withCode(providers.Device, "opening the key file "+path, err)
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, stamp{}, failure(providers.Device, "reading the key file "+path, err)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, stamp{}, failure(providers.Device, "reading the key file "+path, err)
+	}
+	if len(b) > maxFile {
+		return nil, stamp{}, failure(providers.Corrupt, "reading the key file "+path, errNotKeyFile)
+	}
+	return b, stampOf(&st), nil
+}
+
+// errMissing matches os.ErrNotExist.
+var errMissing = fmt.Errorf("%w; make it with: mslkeep-agent init", os.ErrNotExist)
+
+// writeFile replaces the file at path so that at any time, even if the power fails, either the old or
+// the new one is there whole. The caller holds the lock.
+func writeFile(path string, data []byte) (stamp, error) {
+	fail := func(err error) (stamp, error) {
+		return stamp{}, failure(providers.Device, "writing the key file "+path, err)
+	}
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) { // of a writer that was killed
+		return fail(err)
+	}
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fail(err)
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	var st unix.Stat_t
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err == nil {
+		err = unix.Lstat(path, &st) // after the rename, which changes ctime
+	}
+	if err != nil {
+		os.Remove(tmp)
+		return fail(err)
+	}
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return fail(err)
+	}
+	return stampOf(&st), nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// lock keeps other writers out, in this process and in others. The lock file stays there, since removing
+// it would let two writers hold different ones.
+func lock(ctx context.Context, path string) (unlock func(), err error) {
+	op := "locking the key file " + path
+	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, failure(providers.Device, op, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return func() { f.Close() }, nil
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+			f.Close()
+			return nil, failure(providers.Device, op, err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, failure(providers.Transient, op, errors.New("another process is writing it"))
+		case <-time.After(wait):
+		}
+	}
+}
