@@ -1,0 +1,167 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package msl
+
+import (
+	"crypto/rsa"
+	"crypto/x509"
+	"slices"
+
+	"github.com/mslkeep/mslkeep/internal/mslenc"
+)
+
+// A KeyRequest offers a key exchange (§7.1).
+type KeyRequest struct {
+	Scheme  string
+	KeyData []byte // an encoded MSL object
+}
+
+// A KeyResponse answers a key request with a new master token.
+type KeyResponse struct {
+	MasterToken *MasterToken
+	Scheme      string
+	KeyData     []byte // an encoded MSL object
+}
+
+func (r KeyRequest) encode() []byte {
+	var b mslenc.Builder
+	b.String("scheme", r.Scheme)
+	b.Object("keydata", r.KeyData)
+	return b.Bytes()
+}
+
+func (r *KeyResponse) encode() []byte {
+	var b mslenc.Builder
+	b.Object("mastertoken", r.MasterToken.Encoding())
+	b.String("scheme", r.Scheme)
+	b.Object("keydata", r.KeyData)
+	return b.Bytes()
+}
+
+// A keyScheme is a key exchange scheme: its checks of key data that need no key, made before custody is
+// asked. Adding one is a row in keySchemes with its two functions, and the exchange itself in custody.
+type keyScheme struct {
+	name              string
+	request, response func(keyData *fields) // nil for schemes that are not built yet
+}
+
+const (
+	schemeAsymmetricWrapped = "ASYMMETRIC_WRAPPED"
+	schemeSymmetricWrapped  = "SYMMETRIC_WRAPPED"
+)
+
+var keySchemes = []keyScheme{
+	{schemeAsymmetricWrapped, checkAsymmetricRequest, checkAsymmetricResponse},
+	{schemeSymmetricWrapped, checkSymmetricRequest, checkSymmetricResponse},
+	{name: "DIFFIE_HELLMAN"}, {name: "JWE_LADDER"}, {name: "JWK_LADDER"},
+}
+
+// defaultKeyExchanges are those of a Config that names none.
+func defaultKeyExchanges(symmetric bool) []KeyExchange {
+	k := []KeyExchange{
+		{schemeSymmetricWrapped, "PSK"},
+		{schemeAsymmetricWrapped, "JWE_RSA"}, {schemeAsymmetricWrapped, "JWK_RSA"}, {schemeAsymmetricWrapped, "JWEJS_RSA"},
+	}
+	if !symmetric {
+		k = k[1:]
+	}
+	return k
+}
+
+// parse reads the scheme and the key data that requests and responses have in common. Schemes that
+// the specification knows and this package does not are read, and left alone.
+func (f *fields) keyExchange() (scheme string, keyData fields, row keyScheme) {
+	scheme = f.text("scheme")
+	i := slices.IndexFunc(keySchemes, func(s keyScheme) bool { return s.name == scheme })
+	if f.err == nil && i < 0 {
+		f.refuse(UnidentifiedKeyxScheme, "scheme")
+	}
+	keyData = f.object("keydata", f.what)
+	if keyData.err == nil {
+		row = keySchemes[i]
+	}
+	return scheme, keyData, row
+}
+
+func parseKeyRequest(o mslenc.Object) (KeyRequest, error) {
+	f := fields{obj: o, what: "key request data", code: MSLParseError}
+	scheme, keyData, row := f.keyExchange()
+	if keyData.err == nil && row.request != nil {
+		row.request(&keyData)
+	}
+	if keyData.err != nil {
+		return KeyRequest{}, keyData.err
+	}
+	return KeyRequest{Scheme: scheme, KeyData: slices.Clone(keyData.obj.Encoding())}, nil
+}
+
+func parseKeyResponse(f fields) (*KeyResponse, error) {
+	token := f.object("mastertoken", "key response data")
+	m, err := parseMasterToken(token)
+	if err != nil {
+		return nil, err
+	}
+	scheme, keyData, row := f.keyExchange()
+	if keyData.err == nil && row.response != nil {
+		row.response(&keyData)
+	}
+	if keyData.err != nil {
+		return nil, keyData.err
+	}
+	return &KeyResponse{MasterToken: m, Scheme: scheme, KeyData: slices.Clone(keyData.obj.Encoding())}, nil
+}
+
+// checkAsymmetricRequest checks §7.2.
+func checkAsymmetricRequest(k *fields) {
+	k.text("keypairid")
+	mechanism := k.text("mechanism")
+	switch mechanism {
+	case "RSA", "JWK_RSA", "JWK_RSAES", "JWE_RSA", "JWEJS_RSA":
+	case "ECC":
+		k.refuse(UnsupportedKeyxMechanism, "mechanism")
+	default:
+		k.refuse(UnidentifiedKeyxMechanism, "mechanism")
+	}
+	der := k.binary("publickey")
+	if k.err != nil {
+		return
+	}
+	key, err := x509.ParsePKIXPublicKey(der)
+	if _, ok := key.(*rsa.PublicKey); !ok || err != nil {
+		k.refuse(InvalidPublicKey, "publickey")
+	}
+}
+
+func checkAsymmetricResponse(k *fields) {
+	k.text("keypairid")
+	k.binary("encryptionkey")
+	k.binary("hmackey")
+}
+
+// checkSymmetricRequest checks §7.3.
+func checkSymmetricRequest(k *fields) {
+	if id := k.text("keyid"); id != "PSK" && id != "SESSION" {
+		k.refuse(UnidentifiedKeyxKeyID, "keyid")
+	}
+}
+
+func checkSymmetricResponse(k *fields) {
+	checkSymmetricRequest(k)
+	k.binary("encryptionkey")
+	k.binary("hmackey")
+}
+
+// mechanism returns the mechanism that a request asks for, as in KeyExchange, or "".
+func (r KeyRequest) mechanism() string {
+	o, err := mslenc.Parse(r.KeyData)
+	if err != nil {
+		return ""
+	}
+	name := "mechanism"
+	if r.Scheme == schemeSymmetricWrapped {
+		name = "keyid"
+	}
+	v, _ := o.String(name)
+	return v
+}

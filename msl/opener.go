@@ -1,0 +1,174 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package msl
+
+import (
+	"context"
+	"errors"
+
+	"github.com/mslkeep/mslkeep/internal/mslenc"
+)
+
+// An opener is what a side needs to open messages from its peer. It may be copied, and used by many
+// goroutines.
+type opener struct {
+	config   *Config
+	keys     EntityKeys
+	tokens   TokenOpener      // nil on a client
+	services ServiceTokenKeys // nil leaves all service tokens unopened
+
+	// stored returns the context of a master token that this side carries, or nil. It is nil on a server.
+	stored func(*MasterToken) CryptoContext
+	// pending are the key requests that this side sent in the message which this one answers.
+	pending []pendingKeyRequest
+	// answersHandshake says that the message answers a handshake, and may therefore have no payload.
+	answersHandshake bool
+}
+
+// A pendingKeyRequest is a key request of this side that waits for its response.
+type pendingKeyRequest struct {
+	scheme   string
+	exchange PendingExchange
+}
+
+// open reads the header of a message and everything that came with it (§4.2, §4.5, §4.9). The message
+// reads the rest of itself from d, with ctx. Errors carry the message id as soon as it is known.
+//
+// A message that is not an error message but fails here was not accepted in any part.
+func (o *opener) open(ctx context.Context, d *mslenc.Decoder) (*Message, error) {
+	limits := o.config.limits()
+	object, err := d.NextHeader()
+	if err != nil {
+		return nil, decoderError(err, "header")
+	}
+	if len(object.Encoding()) > limits.Header {
+		return nil, fail(MSLParseError, "header", mslenc.ErrLimit)
+	}
+	head, err := parseOuterHeader(object, o.config.remoteScheme)
+	if err != nil {
+		return nil, err
+	}
+	m := &Message{
+		Entity: head.entity, MasterToken: head.master, Timestamp: -1, NonReplayableID: -1,
+		ctx: ctx, decoder: d, limits: limits, next: 1, bare: o.answersHandshake,
+	}
+	if o.config.RemoteIdentity != "" && head.master == nil && head.entity.identity != o.config.RemoteIdentity {
+		return nil, fail(MessageSenderMismatch, "header", nil)
+	}
+	if head.isError {
+		if err := o.openError(ctx, m, head.part); err != nil {
+			return nil, err
+		}
+		return m, nil
+	}
+	headerData, err := o.openHeader(ctx, m, head.part)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.readHeader(ctx, m, headerData); err != nil {
+		return nil, withID(err, m.ID)
+	}
+	return m, nil
+}
+
+// openError opens the error data of an error message (§4.12).
+func (o *opener) openError(ctx context.Context, m *Message, part Part) error {
+	c, err := remoteContext(ctx, o.config, o.keys, m.Entity)
+	if err != nil {
+		return err
+	}
+	plain, err := c.Open(ctx, []Part{part})
+	if err != nil {
+		return custodyError(err, MessageVerificationFailed, "error data")
+	}
+	e, err := parseErrorData(plain[0])
+	if err != nil {
+		return err
+	}
+	e.Entity = m.Entity
+	m.Err, m.ID, m.Timestamp = e, e.MessageID, e.Timestamp
+	m.finish(errNoData)
+	return nil
+}
+
+// openHeader opens the header data, and with it, in the same call of custody, the payloads that are in
+// the decoder's buffer. It returns the header data and leaves the payloads in m.
+func (o *opener) openHeader(ctx context.Context, m *Message, part Part) ([]byte, error) {
+	parts := []Part{part}
+	var later error
+	if len(o.pending) == 0 { // else payloads may be under the keys of a key response
+		parts, later = readAhead(m.decoder, parts, m.limits.Payload)
+	}
+	var plain [][]byte
+	var err error
+	unverified := MessageEntityDataBasedVerificationFailed
+	if m.MasterToken != nil {
+		unverified = MessageMasterTokenBasedVerificationFailed
+		plain, err = o.openWithToken(ctx, m, parts)
+	} else if m.header, err = remoteContext(ctx, o.config, o.keys, m.Entity); err == nil {
+		plain, err = m.header.Open(ctx, parts)
+	}
+	switch {
+	case m.header == nil:
+		return nil, err
+	case err != nil && (len(plain) == 0 || failureOf(err) != VerificationFailed):
+		return nil, custodyError(err, unverified, "header data")
+	case err != nil:
+		later = custodyError(err, PayloadVerificationFailed, "payload")
+	case len(plain) != len(parts):
+		return nil, fail(InternalException, "header data", nil)
+	}
+	m.payloads = m.header
+	m.plain, m.failed = plain[1:], later
+	return plain[0], nil
+}
+
+// openWithToken opens parts under the session of the message's master token, and sets m.header if there
+// is one.
+func (o *opener) openWithToken(ctx context.Context, m *Message, parts []Part) ([][]byte, error) {
+	if o.tokens == nil {
+		if o.stored != nil {
+			m.header = o.stored(m.MasterToken)
+		}
+		if m.header == nil {
+			return nil, fail(MasterTokenUntrusted, "master token", nil)
+		}
+		return m.header.Open(ctx, parts)
+	}
+	session, plain, err := o.tokens.OpenMasterToken(ctx, m.MasterToken.Token, parts)
+	switch {
+	case session != nil:
+		m.Session, m.header = session, session
+		return plain, err
+	case err != nil:
+		return nil, custodyError(err, MasterTokenUntrusted, "master token")
+	}
+	return nil, fail(MasterTokenUntrusted, "master token", nil)
+}
+
+// finishExchange makes the session that a key response gives (§4.9, 2): each request of this side with
+// the response's scheme is tried.
+func (o *opener) finishExchange(ctx context.Context, m *Message) error {
+	r := m.KeyResponse
+	if !o.config.acceptsExchange(r.Scheme) {
+		return fail(KeyxFactoryNotFound, "key response data", nil)
+	}
+	err := fail(KeyxResponseRequestMismatch, "key response data", nil)
+	for _, p := range o.pending {
+		if p.scheme != r.Scheme {
+			continue
+		}
+		session, cause := p.exchange.Finish(ctx, r.KeyData, r.MasterToken.Token, o.config.Entity.identity, r.MasterToken.SequenceNumber)
+		if cause == nil {
+			m.NewSession, m.payloads = session, session
+			m.plain, m.failed = nil, nil // opened under other keys, if there were any
+			return nil
+		}
+		err = custodyError(cause, KeyxResponseRequestMismatch, "key response data")
+	}
+	return err
+}
+
+// errNoData ends messages that have no application data.
+var errNoData = errors.New("msl: an error message has no data")

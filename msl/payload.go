@@ -1,0 +1,76 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package msl
+
+import "github.com/mslkeep/mslkeep/internal/mslenc"
+
+// A payload is one chunk of application data (§4.7).
+type payload struct {
+	Sequence    int64 // 1 for the first chunk
+	MessageID   int64
+	End         bool   // the last one of its message
+	Compression string // of Data on the wire; "" for none
+	Data        []byte // as on the wire when encoding, uncompressed when parsed
+}
+
+// encode appends the encoding to buf's storage and returns it.
+func (p *payload) encode(buf []byte) []byte {
+	var b mslenc.Builder
+	b.Reset(buf)
+	b.Int("sequencenumber", p.Sequence)
+	b.Int("messageid", p.MessageID)
+	if p.End {
+		b.Bool("endofmsg", true)
+	}
+	if p.Compression != "" {
+		b.String("compressionalgo", p.Compression)
+	}
+	b.Binary("data", p.Data)
+	return b.Bytes()
+}
+
+// parsePayload reads a decrypted payload in the order of §4.7. Data has at most inflate bytes if it was
+// compressed.
+func parsePayload(plain []byte, inflate int) (*payload, error) {
+	f := parseFields(plain, "payload", MSLParseError)
+	p := &payload{}
+	p.Sequence = f.id("sequencenumber", PayloadSequenceNumberOutOfRange)
+	p.MessageID = f.id("messageid", PayloadMessageIDOutOfRange)
+	if f.has("endofmsg") {
+		p.End = f.boolean("endofmsg")
+	}
+	p.Compression = f.compression("compressionalgo")
+	p.Data = f.binary("data")
+	if f.err == nil && len(p.Data) == 0 && !p.End {
+		f.refuse(PayloadDataMissing, "data")
+	}
+	if f.err != nil {
+		return nil, f.err
+	}
+	if p.Compression != "" && len(p.Data) > 0 {
+		var err error
+		if p.Data, err = uncompress(p.Compression, p.Data, inflate); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// encodeChunk returns a sealed payload as it travels.
+func encodeChunk(p Part) []byte {
+	var b mslenc.Builder
+	b.Binary("payload", p.Data)
+	b.Binary("signature", p.Signature)
+	return b.Bytes()
+}
+
+// parseChunk undoes encodeChunk. limit bounds the bytes of the whole object.
+func parseChunk(o mslenc.Object, limit int) (Part, error) {
+	if len(o.Encoding()) > limit {
+		return Part{}, fail(MSLParseError, "payload chunk", mslenc.ErrLimit)
+	}
+	f := fields{obj: o, what: "payload chunk", code: MSLParseError}
+	p := Part{Data: f.binary("payload"), Signature: f.binary("signature")}
+	return p, f.err
+}

@@ -1,0 +1,109 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package msl
+
+// A job is what one seal call covers: a payload, or with no payload only the header. The header goes
+// with the first job.
+type job struct {
+	payload *payload // with its data not yet compressed
+	header  []byte   // plain header data, if it was not sealed before
+}
+
+// chunk takes the buffered data as the next payload.
+func (w *MessageWriter) chunk(end bool) job {
+	p := &payload{Sequence: w.sequence, MessageID: w.m.header.MessageID, End: end, Compression: w.m.compression, Data: w.buf}
+	w.sequence = addID(w.sequence, 1)
+	w.buf = nil
+	return job{payload: p}
+}
+
+// start begins to seal, after making room among the jobs in flight. A job that ends its message, or
+// is alone, is done at once by finish; others run beside the caller.
+func (w *MessageWriter) start(j job) {
+	if w.err != nil {
+		return
+	}
+	j.header, w.plainHeader = w.plainHeader, nil
+	if len(w.inFlight) == maxInFlight {
+		w.writeOldest()
+		if w.err != nil {
+			return
+		}
+	}
+	done := make(chan sealed, 1)
+	w.inFlight = append(w.inFlight, done)
+	alone := len(w.inFlight) == 1 && (j.payload == nil || j.payload.End || len(j.payload.Data) < w.m.chunkSize)
+	if alone {
+		done <- w.seal(j)
+		return
+	}
+	go func() { done <- w.seal(j) }()
+}
+
+// finish writes everything that is in flight.
+func (w *MessageWriter) finish() {
+	for len(w.inFlight) > 0 && w.err == nil {
+		w.writeOldest()
+	}
+}
+
+func (w *MessageWriter) writeOldest() {
+	s := <-w.inFlight[0]
+	w.inFlight = w.inFlight[1:]
+	if s.err == nil {
+		_, s.err = w.out.Write(s.encoded)
+		if s.err != nil {
+			s.err = fail(MSLCommsFailure, "message", s.err)
+		}
+	}
+	w.fail(s.err)
+}
+
+// seal protects a job and returns its encoding. It reads nothing of w that changes.
+func (w *MessageWriter) seal(j job) sealed {
+	var plain [][]byte
+	if j.payload != nil {
+		if c := compress(j.payload.Compression, j.payload.Data); c != nil {
+			j.payload.Data = c
+		} else {
+			j.payload.Compression = ""
+		}
+		plain = append(plain, j.payload.encode(nil))
+	}
+	together := j.header != nil && w.oneContext
+	var encoded []byte
+	switch {
+	case together:
+		plain = append([][]byte{j.header}, plain...)
+	case j.header != nil:
+		parts, err := w.m.context.Seal(w.ctx, [][]byte{j.header})
+		if err != nil {
+			return sealed{err: custodyError(err, InternalException, "header data")}
+		}
+		encoded = w.encodeHeader(parts[0])
+	}
+	if len(plain) == 0 {
+		return sealed{encoded: encoded}
+	}
+	parts, err := w.m.payloads.Seal(w.ctx, plain)
+	if err != nil {
+		return sealed{err: custodyError(err, InternalException, "payload")}
+	}
+	if len(parts) != len(plain) {
+		return sealed{err: fail(InternalException, "payload", nil)}
+	}
+	if together {
+		encoded = w.encodeHeader(parts[0])
+		parts = parts[1:]
+	}
+	for _, p := range parts {
+		encoded = append(encoded, encodeChunk(p)...)
+	}
+	return sealed{encoded: encoded}
+}
+
+func (w *MessageWriter) encodeHeader(p Part) []byte {
+	h := outerHeader{entity: w.m.entity, master: w.m.token, part: p}
+	return h.encode()
+}
