@@ -52,11 +52,16 @@ func (c *Config) keyExchanges() []KeyExchange {
 	return defaultKeyExchanges(c.Entity.Scheme == schemePSK)
 }
 
-func (c *Config) acceptsExchange(scheme string) bool {
-	if c.KeyExchanges == nil {
-		return slices.ContainsFunc(defaultKeyExchanges(true), func(k KeyExchange) bool { return k.Scheme == scheme })
+// serverKeyExchanges returns those that a server answers: with pre-shared keys whatever it uses itself.
+func (c *Config) serverKeyExchanges() []KeyExchange {
+	if c.KeyExchanges != nil {
+		return c.KeyExchanges
 	}
-	return slices.ContainsFunc(c.KeyExchanges, func(k KeyExchange) bool { return k.Scheme == scheme })
+	return defaultKeyExchanges(true)
+}
+
+func (c *Config) acceptsExchange(scheme string) bool {
+	return slices.ContainsFunc(c.serverKeyExchanges(), func(k KeyExchange) bool { return k.Scheme == scheme })
 }
 
 // serviceKeys returns the name of the keys that protect a service token (§3.4).

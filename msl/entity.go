@@ -152,3 +152,6 @@ func judged(c Code, err error, what string) error {
 	}
 	return nil
 }
+
+// A localContext is a context that needs no key of custody: it lives in this package.
+type localContext interface{ isLocal() }

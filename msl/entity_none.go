@@ -22,6 +22,8 @@ func contextNone(context.Context, *Config, EntityKeys, EntityAuthData, bool) (Cr
 // nullContext protects nothing (§2.7). It accepts any signature.
 type nullContext struct{}
 
+func (nullContext) isLocal() {}
+
 func (nullContext) Seal(_ context.Context, plain [][]byte) ([]Part, error) {
 	parts := make([]Part, len(plain))
 	for i, p := range plain {

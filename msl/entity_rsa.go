@@ -58,6 +58,8 @@ func contextRSA(ctx context.Context, cfg *Config, keys EntityKeys, d EntityAuthD
 // (§2.8). It cannot seal.
 type rsaVerifier struct{ key *rsa.PublicKey }
 
+func (rsaVerifier) isLocal() {}
+
 func (v rsaVerifier) Seal(context.Context, [][]byte) ([]Part, error) {
 	return nil, notSupported{"signature with a public key", SignNotSupported}
 }

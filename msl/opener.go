@@ -13,23 +13,17 @@ import (
 // An opener is what a side needs to open messages from its peer. It may be copied, and used by many
 // goroutines.
 type opener struct {
-	config   *Config
-	keys     EntityKeys
+	cfg      *Config
+	entities EntityKeys
 	tokens   TokenOpener      // nil on a client
 	services ServiceTokenKeys // nil leaves all service tokens unopened
 
-	// stored returns the context of a master token that this side carries, or nil. It is nil on a server.
-	stored func(*MasterToken) CryptoContext
-	// pending are the key requests that this side sent in the message which this one answers.
-	pending []pendingKeyRequest
+	// session returns the context of a master token that this side carries, or nil. It is nil on a server.
+	session func(*MasterToken) CryptoContext
+	// requests are the key requests that this side sent in the message which this one answers.
+	requests []*pendingRequest
 	// answersHandshake says that the message answers a handshake, and may therefore have no payload.
 	answersHandshake bool
-}
-
-// A pendingKeyRequest is a key request of this side that waits for its response.
-type pendingKeyRequest struct {
-	scheme   string
-	exchange PendingExchange
 }
 
 // open reads the header of a message and everything that came with it (§4.2, §4.5, §4.9). The message
@@ -37,7 +31,7 @@ type pendingKeyRequest struct {
 //
 // A message that is not an error message but fails here was not accepted in any part.
 func (o *opener) open(ctx context.Context, d *mslenc.Decoder) (*Message, error) {
-	limits := o.config.limits()
+	limits := o.cfg.limits()
 	object, err := d.NextHeader()
 	if err != nil {
 		return nil, decoderError(err, "header")
@@ -45,7 +39,7 @@ func (o *opener) open(ctx context.Context, d *mslenc.Decoder) (*Message, error) 
 	if len(object.Encoding()) > limits.Header {
 		return nil, fail(MSLParseError, "header", mslenc.ErrLimit)
 	}
-	head, err := parseOuterHeader(object, o.config.remoteScheme)
+	head, err := parseOuterHeader(object, o.cfg.remoteScheme)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +47,7 @@ func (o *opener) open(ctx context.Context, d *mslenc.Decoder) (*Message, error) 
 		Entity: head.entity, MasterToken: head.master, Timestamp: -1, NonReplayableID: -1,
 		ctx: ctx, decoder: d, limits: limits, next: 1, bare: o.answersHandshake,
 	}
-	if o.config.RemoteIdentity != "" && head.master == nil && head.entity.identity != o.config.RemoteIdentity {
+	if o.cfg.RemoteIdentity != "" && head.master == nil && head.entity.identity != o.cfg.RemoteIdentity {
 		return nil, fail(MessageSenderMismatch, "header", nil)
 	}
 	if head.isError {
@@ -74,7 +68,7 @@ func (o *opener) open(ctx context.Context, d *mslenc.Decoder) (*Message, error) 
 
 // openError opens the error data of an error message (§4.12).
 func (o *opener) openError(ctx context.Context, m *Message, part Part) error {
-	c, err := remoteContext(ctx, o.config, o.keys, m.Entity)
+	c, err := remoteContext(ctx, o.cfg, o.entities, m.Entity)
 	if err != nil {
 		return err
 	}
@@ -97,7 +91,7 @@ func (o *opener) openError(ctx context.Context, m *Message, part Part) error {
 func (o *opener) openHeader(ctx context.Context, m *Message, part Part) ([]byte, error) {
 	parts := []Part{part}
 	var later error
-	if len(o.pending) == 0 { // else payloads may be under the keys of a key response
+	if len(o.requests) == 0 { // else payloads may be under the keys of a key response
 		parts, later = readAhead(m.decoder, parts, m.limits.Payload)
 	}
 	var plain [][]byte
@@ -106,7 +100,7 @@ func (o *opener) openHeader(ctx context.Context, m *Message, part Part) ([]byte,
 	if m.MasterToken != nil {
 		unverified = MessageMasterTokenBasedVerificationFailed
 		plain, err = o.openWithToken(ctx, m, parts)
-	} else if m.header, err = remoteContext(ctx, o.config, o.keys, m.Entity); err == nil {
+	} else if m.header, err = remoteContext(ctx, o.cfg, o.entities, m.Entity); err == nil {
 		plain, err = m.header.Open(ctx, parts)
 	}
 	switch {
@@ -128,8 +122,8 @@ func (o *opener) openHeader(ctx context.Context, m *Message, part Part) ([]byte,
 // is one.
 func (o *opener) openWithToken(ctx context.Context, m *Message, parts []Part) ([][]byte, error) {
 	if o.tokens == nil {
-		if o.stored != nil {
-			m.header = o.stored(m.MasterToken)
+		if o.session != nil {
+			m.header = o.session(m.MasterToken)
 		}
 		if m.header == nil {
 			return nil, fail(MasterTokenUntrusted, "master token", nil)
@@ -151,15 +145,15 @@ func (o *opener) openWithToken(ctx context.Context, m *Message, parts []Part) ([
 // the response's scheme is tried.
 func (o *opener) finishExchange(ctx context.Context, m *Message) error {
 	r := m.KeyResponse
-	if !o.config.acceptsExchange(r.Scheme) {
+	if !o.cfg.acceptsExchange(r.Scheme) {
 		return fail(KeyxFactoryNotFound, "key response data", nil)
 	}
 	err := fail(KeyxResponseRequestMismatch, "key response data", nil)
-	for _, p := range o.pending {
+	for _, p := range o.requests {
 		if p.scheme != r.Scheme {
 			continue
 		}
-		session, cause := p.exchange.Finish(ctx, r.KeyData, r.MasterToken.Token, o.config.Entity.identity, r.MasterToken.SequenceNumber)
+		session, cause := p.pending.Finish(ctx, r.KeyData, r.MasterToken.Token, o.cfg.Entity.identity, r.MasterToken.SequenceNumber)
 		if cause == nil {
 			m.NewSession, m.payloads = session, session
 			m.plain, m.failed = nil, nil // opened under other keys, if there were any

@@ -82,7 +82,7 @@ func (o *opener) readTokens(ctx context.Context, m *Message, f *fields) error {
 	}
 	if f.has("userauthdata") {
 		data := f.object("userauthdata", "user authentication data")
-		user, err := authenticateUser(ctx, o.config, data, m.Identity(), m.headerEncrypted(), m.UserIDToken)
+		user, err := authenticateUser(ctx, o.cfg, data, m.Identity(), m.headerEncrypted(), m.UserIDToken)
 		if err != nil {
 			return err
 		}
@@ -93,7 +93,7 @@ func (o *opener) readTokens(ctx context.Context, m *Message, f *fields) error {
 		if err != nil {
 			return err
 		}
-		if err := openServiceToken(ctx, o.config, o.services, t); err != nil {
+		if err := openServiceToken(ctx, o.cfg, o.services, t); err != nil {
 			return err
 		}
 		if err := t.checkBinding(m.verifier(), m.UserIDToken); err != nil {
@@ -198,7 +198,7 @@ func (o *opener) checkHeader(ctx context.Context, m *Message) error {
 
 // judgeTokens refuses tokens that are revoked, and an expired master token that the message cannot renew.
 func (o *opener) judgeTokens(ctx context.Context, m *Message) error {
-	policy, identity := o.config.Policy, m.Session.Identity
+	policy, identity := o.cfg.Policy, m.Session.Identity
 	if policy != nil {
 		code, err := policy.MasterToken(ctx, identity, m.MasterToken, false)
 		if err := judged(code, err, "master token"); err != nil {
@@ -211,7 +211,7 @@ func (o *opener) judgeTokens(ctx context.Context, m *Message) error {
 			return err
 		}
 	}
-	if !m.MasterToken.Expired(o.config.now()) {
+	if !m.MasterToken.Expired(o.cfg.now()) {
 		return nil
 	}
 	switch {
@@ -231,9 +231,9 @@ func (o *opener) judgeReplay(ctx context.Context, m *Message) error {
 	switch {
 	case o.tokens == nil:
 		return nil // a client sees no replay: it takes one response to each request
-	case o.config.Policy == nil:
+	case o.cfg.Policy == nil:
 		return fail(InternalException, "non-replayable id", nil)
 	}
-	code, err := o.config.Policy.NonReplayable(ctx, m.Session.Identity, m.MasterToken, m.NonReplayableID)
+	code, err := o.cfg.Policy.NonReplayable(ctx, m.Session.Identity, m.MasterToken, m.NonReplayableID)
 	return judged(code, err, "non-replayable id")
 }

@@ -77,7 +77,7 @@ func (w *MessageWriter) seal(j job) sealed {
 	case together:
 		plain = append([][]byte{j.header}, plain...)
 	case j.header != nil:
-		parts, err := w.m.context.Seal(w.ctx, [][]byte{j.header})
+		parts, err := w.m.headerContext.Seal(w.ctx, [][]byte{j.header})
 		if err != nil {
 			return sealed{err: custodyError(err, InternalException, "header data")}
 		}
@@ -86,7 +86,7 @@ func (w *MessageWriter) seal(j job) sealed {
 	if len(plain) == 0 {
 		return sealed{encoded: encoded}
 	}
-	parts, err := w.m.payloads.Seal(w.ctx, plain)
+	parts, err := w.m.payloadContext.Seal(w.ctx, plain)
 	if err != nil {
 		return sealed{err: custodyError(err, InternalException, "payload")}
 	}
@@ -104,6 +104,7 @@ func (w *MessageWriter) seal(j job) sealed {
 }
 
 func (w *MessageWriter) encodeHeader(p Part) []byte {
-	h := outerHeader{entity: w.m.entity, master: w.m.token, part: p}
+	h := w.m.outer
+	h.part = p
 	return h.encode()
 }

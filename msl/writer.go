@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"reflect"
 	"slices"
 )
 
@@ -18,13 +19,12 @@ const (
 
 // An outgoing is a message about to be sent.
 type outgoing struct {
-	header      *headerData
-	token       *MasterToken   // identifies the sender, or
-	entity      EntityAuthData // does, if token is nil
-	context     CryptoContext  // protects the header
-	payloads    CryptoContext  // protects the payloads; nil for context (§4.7)
-	chunkSize   int            // most bytes of application data in one payload; 0 for 64 KiB
-	compression string         // "" for the first of the header's capabilities, "NONE", GZIP or LZW
+	outer          outerHeader // names the sender
+	header         *headerData
+	headerContext  CryptoContext
+	payloadContext CryptoContext // nil for headerContext (§4.7)
+	chunkSize      int           // most bytes of application data in one payload; 0 for 64 KiB
+	compression    string        // "" for the first of the header's capabilities, "NONE", GZIP or LZW
 }
 
 // A MessageWriter writes the application data of one message (§4.8). It gathers data into chunks and seals
@@ -55,17 +55,18 @@ type sealed struct {
 // newMessageWriter returns the writer of a message to out, whose Flush() error method it calls if there
 // is one. Nothing is written yet.
 func newMessageWriter(ctx context.Context, out io.Writer, m *outgoing) (*MessageWriter, error) {
-	if err := m.header.checkBindings(m.token); err != nil {
+	if err := m.header.checkBindings(m.outer.master); err != nil {
 		return nil, withID(err, m.header.MessageID)
 	}
-	w := &MessageWriter{out: out, m: *m, plainHeader: m.header.encode(m.token != nil), sequence: 1}
+	w := &MessageWriter{out: out, m: *m, plainHeader: m.header.encode(m.outer.master != nil), sequence: 1}
 	if w.m.chunkSize <= 0 {
 		w.m.chunkSize = defaultChunk
 	}
 	w.m.chunkSize = min(w.m.chunkSize, maxChunk)
-	if w.m.payloads == nil {
-		w.m.payloads, w.oneContext = m.context, true
+	if m.payloadContext == nil {
+		w.m.payloadContext = m.headerContext
 	}
+	w.oneContext = sameContext(w.m.payloadContext, m.headerContext)
 	switch m.compression {
 	case "":
 		w.m.compression = m.header.Capabilities.compression()
@@ -78,6 +79,11 @@ func newMessageWriter(ctx context.Context, out io.Writer, m *outgoing) (*Message
 	}
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	return w, nil
+}
+
+// sameContext reports whether two contexts are one, so that one call can serve both.
+func sameContext(a, b CryptoContext) bool {
+	return reflect.TypeOf(a).Comparable() && a == b
 }
 
 var (

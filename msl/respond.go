@@ -1,0 +1,179 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package msl
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// A responder builds the answers of a server (§8.6, response construction): it decides which tokens a
+// request gets, and has them issued.
+type responder struct {
+	cfg      *Config
+	entities EntityKeys
+	issuer   TokenIssuer
+}
+
+// respond returns the answer to a request, with all tokens that the request may have. The caller adds
+// service tokens, and writes it. Errors carry the request's message id.
+func (r *responder) respond(ctx context.Context, req *Message) (*outgoing, error) {
+	out, err := r.build(ctx, req)
+	if err != nil {
+		return nil, withID(err, req.ID)
+	}
+	return out, nil
+}
+
+func (r *responder) build(ctx context.Context, req *Message) (*outgoing, error) {
+	now := r.cfg.now()
+	h := newHeaderData(r.cfg, now, addID(req.ID, 1))
+	h.Sender = r.cfg.Entity.Identity()
+	h.Capabilities = req.Capabilities.Intersect(r.cfg.capabilities())
+	h.UserIDToken = req.UserIDToken
+	h.ServiceTokens = slices.Clone(req.ServiceTokens)
+	out := &outgoing{header: h}
+	if err := r.sender(ctx, req, out); err != nil {
+		return nil, err
+	}
+	session := req.Session
+	if exchangesKeys(req, now) {
+		issued, err := r.exchange(ctx, req, now)
+		if err != nil {
+			return nil, err
+		}
+		h.KeyResponse = issued.response
+		session = issued.session
+		out.payloadContext = session
+	}
+	if err := r.userIDToken(ctx, req, h, session, now); err != nil {
+		return nil, err
+	}
+	return out, h.checkBindings(out.outer.master)
+}
+
+// sender protects the answer with what identifies the request: its master token, even one that is just
+// being replaced, or else this side's own keys.
+func (r *responder) sender(ctx context.Context, req *Message, out *outgoing) (err error) {
+	if req.MasterToken != nil {
+		out.outer.master, out.headerContext = req.MasterToken, req.Session
+		return nil
+	}
+	out.outer.entity = r.cfg.Entity
+	out.headerContext, err = ownContext(ctx, r.cfg, r.entities)
+	return err
+}
+
+// exchangesKeys reports whether a request gets a new master token.
+func exchangesKeys(req *Message, now time.Time) bool {
+	if !req.Renewable || len(req.KeyRequests) == 0 {
+		return false
+	}
+	m := req.MasterToken
+	return m == nil || m.Renewable(now) || m.Expired(now)
+}
+
+// newSession is the outcome of a key exchange.
+type newSession struct {
+	response *KeyResponse
+	session  *Session
+}
+
+// exchange answers the key request that this side likes best (§7.7): the first that succeeds, in the
+// order of the configuration, then of the message. If none does, the first error counts.
+func (r *responder) exchange(ctx context.Context, req *Message, now time.Time) (*newSession, error) {
+	if req.MasterToken != nil && r.cfg.Policy != nil {
+		code, err := r.cfg.Policy.MasterToken(ctx, req.Session.Identity, req.MasterToken, true)
+		if err := judged(code, err, "master token"); err != nil {
+			return nil, err
+		}
+	}
+	var first error
+	for _, own := range r.cfg.serverKeyExchanges() {
+		for _, k := range req.KeyRequests {
+			if k.Scheme != own.Scheme || k.mechanism() != own.Mechanism {
+				continue
+			}
+			issued, err := r.issue(ctx, req, k, now)
+			if err == nil {
+				return issued, nil
+			}
+			if first == nil {
+				first = err
+			}
+			if ctx.Err() != nil {
+				return nil, first
+			}
+		}
+	}
+	if first == nil {
+		first = fail(KeyxFactoryNotFound, "key request data", nil)
+	}
+	return nil, first
+}
+
+// issue has a master token issued in answer to one key request.
+func (r *responder) issue(ctx context.Context, req *Message, k KeyRequest, now time.Time) (*newSession, error) {
+	if r.cfg.Policy != nil {
+		code, err := r.cfg.Policy.KeyExchange(ctx, req.Identity(), k.Scheme)
+		if err := judged(code, err, "key exchange"); err != nil {
+			return nil, err
+		}
+	}
+	ask := &IssueRequest{Scheme: k.Scheme, KeyData: k.KeyData, Session: req.Session}
+	if req.Session == nil {
+		ask.Identity = req.Identity()
+		if _, local := req.header.(localContext); !local {
+			ask.Entity = req.header
+		}
+	}
+	ask.RenewalWindow, ask.Expiration = tokenTimes(now, r.cfg.masterTokenRenewal(), r.cfg.masterTokenLifetime())
+	issued, err := r.issuer.IssueMasterToken(ctx, ask)
+	if err != nil {
+		return nil, custodyError(err, KeyxIncorrectData, "key exchange")
+	}
+	m, err := newMasterToken(issued.Token)
+	if err != nil {
+		return nil, fail(InternalException, "new master token", err)
+	}
+	return &newSession{&KeyResponse{MasterToken: m, Scheme: k.Scheme, KeyData: issued.KeyData}, issued.Session}, nil
+}
+
+// userIDToken renews the request's user ID token where that is due, or makes one for a user who
+// authenticated in a renewable message. Without a session there is nothing that it could be bound to.
+func (r *responder) userIDToken(ctx context.Context, req *Message, h *headerData, session *Session, now time.Time) error {
+	have := req.UserIDToken
+	user, serial := "", int64(-1)
+	switch {
+	case session == nil:
+		return nil
+	case have != nil && have.Verified:
+		due := have.Renewable(now) && req.Renewable || have.Expired(now) || !have.BoundTo(h.verifier(req.MasterToken))
+		if !due {
+			return nil
+		}
+		user, serial = have.User, have.SerialNumber
+	case req.UserAuth && req.Renewable:
+		user = req.User
+	default:
+		return nil
+	}
+	renewal, expiration := tokenTimes(now, r.cfg.userIDTokenRenewal(), r.cfg.userIDTokenLifetime())
+	var issuerData []byte
+	if have != nil {
+		issuerData = have.IssuerData
+	}
+	t, err := r.issuer.IssueUserIDToken(ctx, session, user, serial, renewal, expiration, issuerData)
+	if err != nil {
+		return custodyError(err, InternalException, "user ID token")
+	}
+	u, err := newUserIDToken(t, user)
+	if err != nil {
+		return fail(InternalException, "new user ID token", err)
+	}
+	u.IssuerData = issuerData
+	h.UserIDToken = u
+	return nil
+}
