@@ -52,11 +52,11 @@ func TestReference(t *testing.T) {
 		}
 		b, _ := aes.NewCipher(kek)
 		switch {
-		case c.Group == "wrap" && c.Refused() != nil:
+		case c.Group == "wrap" && c.Has("error"):
 			if _, err := aeskw.Wrap(b, c.Bytes("data")); !errors.Is(err, aeskw.ErrSize) {
 				t.Errorf("%s: %v", c.Name, err)
 			}
-		case c.Group == "unwrap" && c.Refused() != nil:
+		case c.Group == "unwrap" && c.Has("error"):
 			if _, err := aeskw.Unwrap(b, c.Bytes("input")); err == nil {
 				t.Errorf("%s: accepted", c.Name)
 			}

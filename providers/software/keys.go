@@ -15,6 +15,9 @@ import (
 	"fmt"
 	"sync"
 
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+
 	"github.com/mslkeep/mslkeep/internal/secret"
 	"github.com/mslkeep/mslkeep/providers"
 )
@@ -122,8 +125,10 @@ func imported(t providers.KeyType, key []byte) (*secret.Bytes, error) {
 
 // parsePair parses PKCS #8 and checks that it holds a key of that type.
 func parsePair(t providers.KeyType, der []byte) (any, error) {
+	var whole cryptobyte.String
+	input := cryptobyte.String(der)
 	pair, err := x509.ParsePKCS8PrivateKey(der)
-	if err != nil {
+	if err != nil || !input.ReadASN1(&whole, asn1.SEQUENCE) || !input.Empty() { // x509 ignores what follows
 		return nil, errors.New("not a private key in PKCS #8, DER") // the cause may tell of the key
 	}
 	switch k := pair.(type) {
