@@ -1,0 +1,46 @@
+# make demo   builds everything and runs the main job on this machine
+# make test   builds everything, and runs every test with the race detector
+# make lint   gofmt, vet, staticcheck, go mod tidy
+# make bench  the benchmarks that README.md quotes
+# make fuzz   each fuzz target for FUZZTIME (default 1m)
+
+GO       ?= go
+FUZZTIME ?= 1m
+STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: build demo test lint bench fuzz clean
+
+build:
+	@mkdir -p bin
+	$(GO) build -trimpath -o bin/mslkeep-agent ./cmd/mslkeep-agent
+	$(GO) build -trimpath -o bin/mslkeep-scan ./cmd/mslkeep-scan
+	$(GO) build -trimpath -o bin/mslkeep -ldflags "\
+		-X main.agentSHA256=$$(sha256sum bin/mslkeep-agent | cut -d' ' -f1) \
+		-X main.scanSHA256=$$(sha256sum bin/mslkeep-scan | cut -d' ' -f1)" ./cmd/mslkeep
+
+demo: build
+	bin/mslkeep demo
+
+test: build
+	$(GO) test -race -timeout 20m ./...
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
+	$(GO) vet ./...
+	$(GO) mod tidy -diff
+	$(STATICCHECK) ./...
+
+bench: build
+	bin/mslkeep bench
+	$(GO) test -run '^$$' -bench . ./internal/... ./agent ./msl
+
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+clean:
+	rm -rf bin

@@ -1,0 +1,237 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/mslkeep/mslkeep/agent"
+	"github.com/mslkeep/mslkeep/msl"
+)
+
+// A config is the file that serve, send and keys read. The commented examples serve.toml and
+// send.toml document every field. It holds no secret: keys, and what unlocks them, are the agent's.
+type config struct {
+	Agent  agentConfig  `toml:"agent"`
+	Entity entityConfig `toml:"entity"`
+	Peers  peersConfig  `toml:"peers"`
+	MSL    mslConfig    `toml:"msl"`
+	Serve  serveConfig  `toml:"serve"`
+	Send   sendConfig   `toml:"send"`
+
+	dir string // relative paths are relative to the file's folder
+}
+
+// agentConfig says how to get at the key agent: start one, or connect to one.
+type agentConfig struct {
+	Binary string `toml:"binary"` // default: mslkeep-agent beside mslkeep
+	SHA256 string `toml:"sha256"` // default: the one that mslkeep was built with
+	Config string `toml:"config"` // the agent's own file
+	Socket string `toml:"socket"` // "unix:PATH" of a running agent, instead of the three above
+}
+
+// entityConfig says who this side is (§5).
+type entityConfig struct {
+	Scheme   string `toml:"scheme"` // PSK, RSA or NONE
+	Identity string `toml:"identity"`
+	KeyID    string `toml:"key-id"` // RSA: the pubkeyid
+}
+
+// peersConfig says who may be on the other side.
+type peersConfig struct {
+	Schemes  []string    `toml:"schemes"`
+	Identity string      `toml:"identity"`
+	RSA      []rsaConfig `toml:"rsa"`
+	Revoked  []string    `toml:"revoked"` // identities that serve refuses
+}
+
+// rsaConfig is the public key of a remote entity.
+type rsaConfig struct {
+	KeyID      string   `toml:"key-id"`
+	File       string   `toml:"public-key-file"` // PEM, SubjectPublicKeyInfo
+	Identities []string `toml:"identities"`
+}
+
+// mslConfig is about messages and tokens.
+type mslConfig struct {
+	KeyExchanges        []string          `toml:"key-exchanges"`
+	Compression         []string          `toml:"compression"`
+	Languages           []string          `toml:"languages"`
+	ServiceTokenKeys    map[string]string `toml:"service-token-keys"`
+	MasterTokenRenewal  duration          `toml:"master-token-renewal"`
+	MasterTokenLifetime duration          `toml:"master-token-lifetime"`
+	UserIDTokenRenewal  duration          `toml:"user-id-token-renewal"`
+	UserIDTokenLifetime duration          `toml:"user-id-token-lifetime"`
+	MaxHeader           int               `toml:"max-header-bytes"`
+	MaxPayload          int               `toml:"max-payload-bytes"`
+	MaxInflated         int               `toml:"max-inflated-bytes"`
+}
+
+// A duration is written as Go writes it: "90s", "1h30m".
+type duration time.Duration
+
+// UnmarshalText parses a duration that is not negative.
+func (d *duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err == nil && v < 0 {
+		err = errors.New("must not be negative")
+	}
+	*d = duration(v)
+	return err
+}
+
+// loadConfig reads a file, refusing fields that it does not know.
+func loadConfig(path string) (*config, error) {
+	if path == "" {
+		return nil, usageError("--config FILE is missing")
+	}
+	c := &config{dir: filepath.Dir(path)}
+	meta, err := toml.DecodeFile(path, c)
+	if err != nil {
+		return nil, configError(fmt.Errorf("reading %s: %w", path, err), "")
+	}
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		return nil, configError(fmt.Errorf("%s: there is no field %q", path, unknown[0].String()), "check its spelling and its section")
+	}
+	return c, nil
+}
+
+// path makes a path of the file absolute.
+func (c *config) path(p string) string {
+	if p == "" || filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(c.dir, p)
+}
+
+// connect starts the agent, or connects to one that runs.
+func (c *config) connect(ctx context.Context) (*agent.Client, error) {
+	a := c.Agent
+	if a.Socket != "" {
+		if a.Binary != "" || a.SHA256 != "" || a.Config != "" {
+			return nil, configError(errors.New("[agent] names a socket and a binary to start"), "use one of the two")
+		}
+		return dialAgent(ctx, a.Socket)
+	}
+	binary := c.path(a.Binary)
+	if binary == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		binary = filepath.Join(filepath.Dir(self), "mslkeep-agent")
+	}
+	sum := a.SHA256
+	if sum == "" {
+		sum = agentSHA256
+	}
+	if sum == "" {
+		return nil, configError(errors.New("the agent's binary is not pinned"), "set sha256 in [agent], from: sha256sum "+binary)
+	}
+	if a.Config == "" {
+		return nil, configError(errors.New("[agent] names neither a config nor a socket"), "set config to the agent's file")
+	}
+	return startAgent(ctx, binary, sum, c.path(a.Config))
+}
+
+// msl turns the file into the Config of package msl.
+func (c *config) msl() (*msl.Config, error) {
+	m := &msl.Config{
+		EntitySchemes:       c.Peers.Schemes,
+		RemoteIdentity:      c.Peers.Identity,
+		ServiceTokenKeys:    c.MSL.ServiceTokenKeys,
+		MasterTokenRenewal:  time.Duration(c.MSL.MasterTokenRenewal),
+		MasterTokenLifetime: time.Duration(c.MSL.MasterTokenLifetime),
+		UserIDTokenRenewal:  time.Duration(c.MSL.UserIDTokenRenewal),
+		UserIDTokenLifetime: time.Duration(c.MSL.UserIDTokenLifetime),
+		Limits:              msl.Limits{Header: c.MSL.MaxHeader, Payload: c.MSL.MaxPayload, Inflate: c.MSL.MaxInflated},
+		Capabilities:        &msl.Capabilities{Compression: []string{msl.GZIP, msl.LZW}, Formats: []string{"JSON"}, Languages: c.MSL.Languages},
+	}
+	if c.MSL.Compression != nil {
+		m.Capabilities.Compression = c.MSL.Compression
+	}
+	var err error
+	if m.Entity, err = c.Entity.data(); err != nil {
+		return nil, err
+	}
+	if m.KeyExchanges, err = keyExchanges(c.MSL.KeyExchanges); err != nil {
+		return nil, err
+	}
+	for _, r := range c.Peers.RSA {
+		key, err := publicKey(c.path(r.File))
+		if err != nil {
+			return nil, configError(fmt.Errorf("[[peers.rsa]] %q: %w", r.KeyID, err), "the file must hold a PEM block PUBLIC KEY")
+		}
+		if m.RSAPublicKeys == nil {
+			m.RSAPublicKeys, m.RSAIdentities = make(map[string]*rsa.PublicKey), make(map[string][]string)
+		}
+		m.RSAPublicKeys[r.KeyID] = key
+		if r.Identities != nil {
+			m.RSAIdentities[r.KeyID] = r.Identities
+		}
+	}
+	return m, nil
+}
+
+func (e entityConfig) data() (msl.EntityAuthData, error) {
+	if e.Identity == "" {
+		return msl.EntityAuthData{}, configError(errors.New("[entity] has no identity"), "")
+	}
+	switch e.Scheme {
+	case "PSK":
+		return msl.PSK(e.Identity), nil
+	case "RSA":
+		if e.KeyID == "" {
+			return msl.EntityAuthData{}, configError(errors.New("[entity] has no key-id"), "scheme RSA needs the name of its key")
+		}
+		return msl.RSA(e.Identity, e.KeyID), nil
+	case "NONE":
+		return msl.None(e.Identity), nil
+	}
+	return msl.EntityAuthData{}, configError(fmt.Errorf("[entity] scheme %q", e.Scheme), "it is one of PSK, RSA, NONE")
+}
+
+// keyExchanges parses names such as "ASYMMETRIC_WRAPPED/JWE_RSA".
+func keyExchanges(names []string) ([]msl.KeyExchange, error) {
+	var out []msl.KeyExchange
+	for _, name := range names {
+		scheme, mechanism, ok := strings.Cut(name, "/")
+		if !ok {
+			return nil, configError(fmt.Errorf("key exchange %q", name), "write SCHEME/MECHANISM, as in ASYMMETRIC_WRAPPED/JWE_RSA")
+		}
+		out = append(out, msl.KeyExchange{Scheme: scheme, Mechanism: mechanism})
+	}
+	return out, nil
+}
+
+func publicKey(path string) (*rsa.PublicKey, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "PUBLIC KEY" {
+		return nil, errors.New("no public key in " + path)
+	}
+	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	k, ok := key.(*rsa.PublicKey)
+	if !ok {
+		return nil, errors.New("no RSA key in " + path)
+	}
+	return k, nil
+}

@@ -1,0 +1,191 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/mslkeep/mslkeep/msl"
+)
+
+const serveUsage = `Usage: mslkeep serve --config FILE [FLAGS]
+
+Answers MSL messages that are posted over HTTP: echoes their data, or hands it to an HTTP service and
+answers with what that says. The service sees the sender in the headers MSL-Entity and MSL-User.
+
+Example:
+  mslkeep serve --config serve.toml --upstream http://127.0.0.1:9000/
+`
+
+// shutdownTime is how long requests may take to end after a signal.
+const shutdownTime = 10 * time.Second
+
+// serveConfig is the section [serve].
+type serveConfig struct {
+	Listen   string       `toml:"listen"`
+	Upstream string       `toml:"upstream"`
+	Users    []userConfig `toml:"users"`
+}
+
+func serve(ctx context.Context, c *cli, args []string) error {
+	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+	path := flags.String("config", "", "configuration `file`")
+	listen := flags.String("listen", "", "`address` to listen on, instead of the file's")
+	upstream := flags.String("upstream", "", "`URL` of the HTTP service, instead of the file's")
+	verbose := flags.Bool("verbose", false, "log every message that fails")
+	if err := parse(c, flags, serveUsage, args, 0); err != nil {
+		return err
+	}
+	cfg, err := loadConfig(*path)
+	if err != nil {
+		return err
+	}
+	if *listen != "" {
+		cfg.Serve.Listen = *listen
+	}
+	if *upstream != "" {
+		cfg.Serve.Upstream = *upstream
+	}
+	mslConfig, err := cfg.msl()
+	if err != nil {
+		return err
+	}
+	if mslConfig.Users, err = newUsers(cfg.Serve.Users); err != nil {
+		return err
+	}
+	mslConfig.Policy = &policy{msl.NewMemoryPolicy(mslConfig), cfg.Peers.Revoked}
+	handler, err := newHandler(cfg.Serve.Upstream)
+	if err != nil {
+		return err
+	}
+	listener, err := listenOn(cfg.Serve.Listen)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	keys, err := cfg.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer keys.Close()
+	server, err := msl.NewServer(mslConfig, keys, handler)
+	if err != nil {
+		return configError(err, "")
+	}
+	level := slog.LevelInfo
+	if *verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: level}))
+	server.Failed = func(err error) { log.Debug("message failed", "error", err) }
+	log.Info("serving", "address", listener.Addr().String(), "entity", cfg.Entity.Identity, "agent", keys.PID())
+	return serveHTTP(ctx, listener, server, log)
+}
+
+// serveHTTP serves until ctx ends, then lets requests finish.
+func serveHTTP(ctx context.Context, listener net.Listener, h http.Handler, log *slog.Logger) error {
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(listener) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	log.Info("stopping")
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	defer cancel()
+	err := s.Shutdown(stop)
+	if err != nil {
+		s.Close()
+	}
+	<-done
+	return err
+}
+
+func listenOn(address string) (net.Listener, error) {
+	if address == "" {
+		return nil, configError(errors.New("there is no address to listen on"), "set listen in [serve], or --listen")
+	}
+	l, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, &exitError{exitFailure, fmt.Errorf("%s is taken by another process", address), "choose another with --listen"}
+	}
+	return l, err
+}
+
+// newHandler echoes, or forwards to a service.
+func newHandler(upstream string) (msl.Handler, error) {
+	if upstream == "" {
+		return echo{}, nil
+	}
+	u, err := url.Parse(upstream)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, configError(fmt.Errorf("upstream %q is not the URL of an HTTP service", upstream), "")
+	}
+	proxy := &httputil.ReverseProxy{FlushInterval: -1, Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(u)
+		r.Out.URL.Path, r.Out.URL.RawQuery = u.Path, u.RawQuery
+	}}
+	return msl.HTTPHandler(proxy), nil
+}
+
+// echo answers with the data that came, protected as it came.
+type echo struct{}
+
+func (echo) ServeMSL(ctx context.Context, w *msl.ResponseWriter, m *msl.Message) error {
+	switch {
+	case m.Encrypted:
+		w.Protection = msl.Encrypted
+	case m.IntegrityProtected:
+		w.Protection = msl.IntegrityProtected
+	default:
+		w.Protection = msl.Unprotected
+	}
+	for {
+		chunk, err := m.NextChunk(ctx)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(chunk); err != nil {
+			return err
+		}
+	}
+}
+
+// policy refuses the entities that the configuration revokes.
+type policy struct {
+	*msl.MemoryPolicy
+	revoked []string
+}
+
+func (p *policy) Entity(_ context.Context, identity, _ string) (msl.Code, error) {
+	if slices.Contains(p.revoked, identity) {
+		return msl.EntityRevoked, nil
+	}
+	return 0, nil
+}
+
+func (p *policy) MasterToken(_ context.Context, identity string, _ *msl.MasterToken, _ bool) (msl.Code, error) {
+	if slices.Contains(p.revoked, identity) {
+		return msl.MasterTokenIdentityRevoked, nil
+	}
+	return 0, nil
+}

@@ -1,0 +1,173 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package deps holds the import policy of this repository, as a test.
+//
+// This is policy, not a description. If a change breaks it, the change is wrong: do not edit the
+// policy to make a test pass. It is what lets a reader believe, without reading the rest, that the
+// process which parses messages from the network cannot hold a key.
+package deps
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/mslkeep/mslkeep/"
+
+// imports says which of our packages each of ours may import, tests apart. A package that is not here
+// fails the test.
+var imports = map[string][]string{
+	"internal/mslenc":  {},
+	"internal/lzw":     {},
+	"internal/wire":    {},
+	"internal/secret":  {},
+	"internal/aeskw":   {},
+	"internal/memscan": {},
+	"plugin":           {},
+
+	"msl":   {"internal/mslenc", "internal/lzw"},
+	"agent": {"msl", "internal/wire", "plugin"},
+
+	"internal/jose":      {"internal/secret", "internal/mslenc", "internal/aeskw"},
+	"internal/custody":   {"internal/wire", "internal/mslenc", "internal/lzw", "internal/jose", "internal/secret", "internal/aeskw", "providers"},
+	"providers":          {"internal/secret", "plugin"},
+	"providers/software": {"providers", "internal/secret", "internal/aeskw"},
+
+	"cmd/mslkeep":       {"msl", "agent"},
+	"cmd/mslkeep-agent": {"internal/custody", "plugin", "providers/software", "internal/wire", "internal/secret", "providers"},
+	"cmd/mslkeep-scan":  {"internal/memscan"},
+
+	"internal/msltest": nil, // tests only: it may import anything, and nothing but tests may import it
+}
+
+// never says what may not be reached, even indirectly, from whom, and why.
+var never = []struct {
+	from   []string
+	to     []string
+	reason string
+}{
+	{
+		from: []string{"msl", "agent", "cmd/mslkeep"},
+		to: []string{
+			module + "internal/custody", module + "internal/jose", module + "internal/secret", module + "internal/aeskw",
+			module + "providers", module + "providers/software", module + "internal/memscan",
+			"github.com/miekg/pkcs11", "github.com/google/go-tpm/tpm2", "github.com/hashicorp/vault/api",
+		},
+		reason: "the protocol process never holds a key",
+	},
+	{
+		from:   []string{"internal/custody", "providers", "providers/software", "internal/secret", "internal/jose"},
+		to:     []string{module + "msl", module + "agent", module + "cmd/mslkeep"},
+		reason: "the agent parses no whole message",
+	},
+}
+
+// directly says what may not be imported directly.
+var directly = []struct {
+	from   []string
+	to     string
+	reason string
+}{
+	{[]string{"internal/custody", "cmd/mslkeep-agent", "providers", "providers/software"}, "net/http", "the agent opens no network connection"},
+	{[]string{"*"}, "C", "C code is loaded only by the PKCS#11 provider"},
+}
+
+type listed struct {
+	ImportPath string
+	Name       string
+	Imports    []string
+	Deps       []string
+	DepOnly    bool
+}
+
+func list(t *testing.T) map[string]listed {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Name,Imports,Deps,DepOnly", module+"...")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	packages := make(map[string]listed)
+	for d := json.NewDecoder(out); ; {
+		var p listed
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		packages[p.ImportPath] = p
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	return packages
+}
+
+func TestImports(t *testing.T) {
+	packages := list(t)
+	for p, allowed := range imports {
+		if _, ok := packages[module+p]; !ok {
+			t.Errorf("the policy names package %s, which has gone", p)
+		}
+		for _, a := range allowed {
+			if _, ok := packages[module+a]; !ok {
+				t.Errorf("the policy lets %s import %s, which has gone", p, a)
+			}
+		}
+	}
+	for _, p := range packages {
+		name, ours := strings.CutPrefix(p.ImportPath, module)
+		if !ours {
+			continue
+		}
+		allowed, known := imports[name]
+		if !known {
+			t.Errorf("package %s is not in the policy", name)
+		}
+		for _, i := range p.Imports {
+			if dep, ok := strings.CutPrefix(i, module); ok && allowed != nil && !slices.Contains(allowed, dep) {
+				t.Errorf("%s imports %s, which the policy does not allow", name, dep)
+			}
+			if i == module+"internal/msltest" {
+				t.Errorf("%s imports internal/msltest, which is for tests", name)
+			}
+		}
+	}
+}
+
+func TestNever(t *testing.T) {
+	packages := list(t)
+	for _, rule := range never {
+		for _, from := range rule.from {
+			for _, to := range rule.to {
+				if strings.HasPrefix(to, module) && packages[to].ImportPath == "" {
+					t.Errorf("the policy forbids %s, which has gone", to)
+				}
+				if slices.Contains(packages[module+from].Deps, to) {
+					t.Errorf("%s reaches %s, but %s", from, to, rule.reason)
+				}
+			}
+		}
+	}
+	for _, rule := range directly {
+		for _, p := range packages {
+			name, ours := strings.CutPrefix(p.ImportPath, module)
+			if !ours || name == "pkcs11" {
+				continue
+			}
+			if slices.ContainsFunc(rule.from, func(f string) bool { ok, _ := path.Match(f, name); return ok || f == "*" }) && slices.Contains(p.Imports, rule.to) {
+				t.Errorf("%s imports %s, but %s", name, rule.to, rule.reason)
+			}
+		}
+	}
+}

@@ -1,0 +1,140 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package msl
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+)
+
+// ServeHTTP answers messages that are posted, at any path (§8.12). An error message has status 200 as
+// well; other statuses mean that there was no MSL at all.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		http.Error(w, "MSL messages are posted", http.StatusMethodNotAllowed)
+		return
+	}
+	control := http.NewResponseController(w)
+	// Lets a response begin while its request still arrives. Where the protocol does so anyway, as HTTP/2, this fails.
+	_ = control.EnableFullDuplex()
+	w.Header().Set("Content-Type", "application/msl")
+	out := &httpResponse{w: w, control: control}
+	if err := s.ServeExchange(r.Context(), r.Body, out); err != nil && !out.started && len(out.buf) == 0 {
+		panic(http.ErrAbortHandler) // there is nothing that could be said
+	} else if errors.Is(err, errMessageCut) {
+		panic(http.ErrAbortHandler) // so that the peer does not take a part for the whole
+	}
+	if !out.started {
+		w.Header().Set("Content-Length", strconv.Itoa(len(out.buf)))
+	}
+	_ = out.finish()
+}
+
+// httpResponse keeps a small response back, so that it goes out with its length known.
+type httpResponse struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	buf     []byte
+	started bool
+}
+
+func (h *httpResponse) Write(p []byte) (int, error) {
+	if !h.started && len(h.buf)+len(p) <= maxBuffered {
+		h.buf = append(h.buf, p...)
+		return len(p), nil
+	}
+	if err := h.finish(); err != nil {
+		return 0, err
+	}
+	return h.w.Write(p)
+}
+
+func (h *httpResponse) Flush() error {
+	if err := h.finish(); err != nil {
+		return err
+	}
+	return h.control.Flush()
+}
+
+// finish hands over what was kept back.
+func (h *httpResponse) finish() error {
+	h.started = true
+	if len(h.buf) == 0 {
+		return nil
+	}
+	_, err := h.w.Write(h.buf)
+	h.buf = nil
+	return err
+}
+
+// HTTPHandler serves the application data of messages with an HTTP handler: each message becomes a POST
+// whose body is its data, with the sender in the header MSL-Entity and the user, if any, in MSL-User. Both are
+// removed from what a peer could set: there is no other header. A 2xx response becomes the data of the
+// answer. Any other status becomes an error message: transient for 429 and 5xx, else a failure.
+func HTTPHandler(h http.Handler) Handler {
+	return handlerFunc(func(ctx context.Context, w *ResponseWriter, m *Message) error {
+		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "/", io.NopCloser(m))
+		if err != nil {
+			return err
+		}
+		r.ContentLength = -1
+		r.RequestURI = "/"
+		r.Header.Set("MSL-Entity", m.Identity)
+		if m.User != "" {
+			r.Header.Set("MSL-User", m.User)
+		}
+		answer := &httpAnswer{w: w, header: make(http.Header)}
+		h.ServeHTTP(answer, r)
+		return answer.err()
+	})
+}
+
+// httpAnswer turns what an HTTP handler answers into application data.
+type httpAnswer struct {
+	w      *ResponseWriter
+	header http.Header
+	status int
+}
+
+func (a *httpAnswer) Header() http.Header { return a.header }
+
+func (a *httpAnswer) WriteHeader(status int) {
+	if a.status == 0 && status >= 200 {
+		a.status = status
+	}
+}
+
+func (a *httpAnswer) Write(p []byte) (int, error) {
+	a.WriteHeader(http.StatusOK)
+	if a.err() != nil {
+		return len(p), nil // the text of an HTTP error goes nowhere
+	}
+	return a.w.Write(p)
+}
+
+// FlushError sends what was written so far.
+func (a *httpAnswer) FlushError() error {
+	if a.err() != nil {
+		return nil
+	}
+	return a.w.Flush()
+}
+
+// Flush is FlushError for handlers that know only http.Flusher.
+func (a *httpAnswer) Flush() { _ = a.FlushError() }
+
+func (a *httpAnswer) err() error {
+	switch {
+	case a.status < 300:
+		return nil
+	case a.status == http.StatusTooManyRequests || a.status >= 500:
+		return InternalException
+	default:
+		return MSLCommsFailure
+	}
+}
