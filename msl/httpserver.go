@@ -84,7 +84,7 @@ func HTTPHandler(h http.Handler) Handler {
 		}
 		r.ContentLength = -1
 		r.RequestURI = "/"
-		r.Header.Set("MSL-Entity", m.Identity)
+		r.Header.Set("MSL-Entity", m.Identity())
 		if m.User != "" {
 			r.Header.Set("MSL-User", m.User)
 		}

@@ -160,20 +160,26 @@ func (r *responder) userIDToken(ctx context.Context, req *Message, h *headerData
 	default:
 		return nil
 	}
-	renewal, expiration := tokenTimes(now, r.cfg.userIDTokenRenewal(), r.cfg.userIDTokenLifetime())
 	var issuerData []byte
 	if have != nil {
 		issuerData = have.IssuerData
 	}
+	u, err := r.issueUser(ctx, session, user, serial, issuerData, now)
+	h.UserIDToken = u
+	return err
+}
+
+// issueUser has a user ID token issued. serial is that of the token it renews, or -1.
+func (r *responder) issueUser(ctx context.Context, session *Session, user string, serial int64, issuerData []byte, now time.Time) (*UserIDToken, error) {
+	renewal, expiration := tokenTimes(now, r.cfg.userIDTokenRenewal(), r.cfg.userIDTokenLifetime())
 	t, err := r.issuer.IssueUserIDToken(ctx, session, user, serial, renewal, expiration, issuerData)
 	if err != nil {
-		return custodyError(err, InternalException, "user ID token")
+		return nil, custodyError(err, InternalException, "user ID token")
 	}
 	u, err := newUserIDToken(t, user)
 	if err != nil {
-		return fail(InternalException, "new user ID token", err)
+		return nil, fail(InternalException, "new user ID token", err)
 	}
 	u.IssuerData = issuerData
-	h.UserIDToken = u
-	return nil
+	return u, nil
 }

@@ -214,8 +214,8 @@ func (w *ResponseWriter) begin() error {
 
 func (w *ResponseWriter) start() error {
 	s := w.server
-	r := responder{cfg: s.config, keys: s.keys}
-	out, err := r.respond(w.ctx, w.request, w.User)
+	r := responder{cfg: s.config, entities: s.keys, issuer: s.keys}
+	out, err := r.respond(w.ctx, w.request)
 	if err != nil {
 		return err
 	}
@@ -223,14 +223,21 @@ func (w *ResponseWriter) start() error {
 	if err != nil {
 		return err
 	}
-	session := out.outer.master != nil || out.header.KeyResponse != nil
+	session := w.request.Session
+	if fresh, ok := out.payloadContext.(*Session); ok {
+		session = fresh
+	}
 	switch {
-	case w.Protection <= IntegrityProtected && !session && !scheme.protects:
+	case w.Protection <= IntegrityProtected && session == nil && !scheme.protects:
 		return ResponseRequiresIntegrityProtection
-	case w.Protection == Encrypted && !session && !scheme.encrypts:
+	case w.Protection == Encrypted && session == nil && !scheme.encrypts:
 		return ResponseRequiresEncryption
-	case w.User != "" && !session:
+	case w.User != "" && session == nil:
 		return ResponseRequiresMasterToken
+	case w.User != "" && out.header.UserIDToken == nil:
+		if out.header.UserIDToken, err = r.issueUser(w.ctx, session, w.User, -1, nil, s.config.now()); err != nil {
+			return err
+		}
 	}
 	verifier := out.header.verifier(out.outer.master)
 	for i := range w.ServiceTokens {
