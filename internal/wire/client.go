@@ -26,6 +26,7 @@ type Client struct {
 	wg     sync.WaitGroup
 
 	sweeper *time.Timer
+	idle    sync.Pool // of *call
 
 	out      *outbox // its lock also guards all below
 	coder    coder
@@ -53,16 +54,15 @@ type call struct {
 	coder coder
 }
 
-var callPool = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
-
 var errLost = Fail(Transient, "agent connection lost")
 
 // NewClient exchanges Hello on conn, which it owns from now on and closes if it fails. The deadline of
 // ctx, or Options.Timeout, holds for the exchange only.
 func NewClient(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
 	o = o.withDefaults()
-	c := &Client{conn: conn, opts: o, frames: newFrameReader(conn, o.MaxFrame), out: newOutbox(conn),
+	c := &Client{conn: conn, opts: o, frames: newFrameReader(conn, o.MaxFrame, nil), out: newOutbox(conn),
 		calls: make(map[uint64]pending), done: make(chan struct{})}
+	c.idle.New = func() any { return &call{done: make(chan struct{}, 1)} }
 	if err := c.greet(ctx); err != nil {
 		conn.Close()
 		return nil, err
@@ -134,15 +134,15 @@ func (c *Client) Call(ctx context.Context, req Request, reply Reply) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	k := callPool.Get().(*call)
+	k := c.idle.Get().(*call)
 	size, ok := k.coder.measure(req)
 	if !ok || headerSize+deadlineSize+size > c.opts.MaxFrame {
-		callPool.Put(k)
+		c.idle.Put(k)
 		return Fail(Malformed, "request too large")
 	}
 	id, err := c.send(ctx, k, req, size)
 	if err != nil {
-		callPool.Put(k)
+		c.idle.Put(k)
 		return err
 	}
 	select {
@@ -153,7 +153,7 @@ func (c *Client) Call(ctx context.Context, req Request, reply Reply) error {
 	}
 	err = k.result(reply)
 	k.frame, k.err = frame{}, nil
-	callPool.Put(k)
+	c.idle.Put(k)
 	switch {
 	case err == errProtocol:
 		c.fail(err)
@@ -257,7 +257,7 @@ func (c *Client) read() {
 }
 
 func (c *Client) deliver(f frame) error {
-	f.body, f.own = f.keep(), true
+	f.body = f.keep()
 	c.out.Lock()
 	defer c.out.Unlock()
 	p, ok := c.calls[f.id]
@@ -284,13 +284,13 @@ func (c *Client) abandon(id uint64, k *call) {
 		c.out.Unlock()
 		<-k.done
 		k.frame, k.err = frame{}, nil
-		callPool.Put(k)
+		c.idle.Put(k)
 		return
 	}
 	c.disown(id, p)
 	flush := c.out.claim()
 	c.out.Unlock()
-	callPool.Put(k)
+	c.idle.Put(k)
 	if flush {
 		c.flush()
 	}

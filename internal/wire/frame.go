@@ -4,10 +4,9 @@
 package wire
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
-	"io"
 	"log/slog"
 	"time"
 )
@@ -25,8 +24,7 @@ const (
 	deadlineSize = 4
 
 	maxFrameLimit = 1 << 30 // MaxFrame cannot be larger
-	readBuffer    = 64 << 10
-	keepBuffer    = 1 << 20 // larger write buffers are not kept for the next write
+	keepBuffer    = 8 << 20 // larger write buffers are not kept for the next write
 )
 
 // Options are limits of one connection. Zero fields mean the defaults said there.
@@ -93,74 +91,14 @@ type frame struct {
 	id   uint64
 	code uint8
 	body []byte
-	// own says that body is memory of this frame alone. Else it is valid until the next frame is read.
-	own bool
+	// own is the memory of this frame alone, or nil if body is valid only until the next frame is read.
+	own []byte
 }
 
 // keep returns the body in memory that stays valid.
 func (f *frame) keep() []byte {
-	if f.own {
+	if f.own != nil {
 		return f.body
 	}
-	// Not bytes.Clone: the capacity must not exceed the frame.
-	b := make([]byte, len(f.body))
-	copy(b, f.body)
-	return b
-}
-
-// A frameReader reads frames of at most max bytes.
-type frameReader struct {
-	r   *bufio.Reader
-	max int
-}
-
-func newFrameReader(r io.Reader, max int) *frameReader {
-	return &frameReader{r: bufio.NewReaderSize(r, readBuffer), max: max}
-}
-
-// ready reports that next will not read from the connection.
-func (f *frameReader) ready() bool {
-	if f.r.Buffered() < lengthSize {
-		return false
-	}
-	b, _ := f.r.Peek(lengthSize)
-	return int64(f.r.Buffered()) >= lengthSize+int64(binary.BigEndian.Uint32(b))
-}
-
-// next returns the next frame. The error is io.EOF only between two frames.
-func (f *frameReader) next() (frame, error) {
-	b, err := f.r.Peek(lengthSize)
-	if err != nil {
-		if len(b) > 0 && err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return frame{}, err
-	}
-	n := int64(binary.BigEndian.Uint32(b))
-	if n < headerSize-lengthSize || n > int64(f.max-lengthSize) {
-		return frame{}, errFrameSize
-	}
-	total, own := lengthSize+int(n), false
-	if total <= f.r.Size()/4 {
-		b, err = f.r.Peek(total)
-		if err == nil {
-			_, err = f.r.Discard(total)
-		}
-	} else {
-		// A large frame is read into its own memory, so that it is copied once less.
-		b, own = make([]byte, total), true
-		_, err = io.ReadFull(f.r, b)
-	}
-	if err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return frame{}, err
-	}
-	return frame{
-		id:   binary.BigEndian.Uint64(b[lengthSize:]),
-		code: b[headerSize-1],
-		body: b[headerSize:total:total],
-		own:  own,
-	}, nil
+	return bytes.Clone(f.body)
 }

@@ -59,7 +59,7 @@ type server struct {
 // [Transient], and nothing is read from a client that does not read.
 func Serve(ctx context.Context, conn net.Conn, h Handler, o Options) error {
 	o = o.withDefaults()
-	s := &server{conn: conn, opts: o, h: h, frames: newFrameReader(conn, o.MaxFrame), out: newOutbox(conn),
+	s := &server{conn: conn, opts: o, h: h, frames: newFrameReader(conn, o.MaxFrame, &framePool), out: newOutbox(conn),
 		room: room{number: o.MaxInFlight, bytes: o.MaxBytes}, running: make(map[uint64]context.CancelFunc)}
 	s.drained.L = s.out
 	s.quick = func(Request) bool { return false }
@@ -143,7 +143,7 @@ func (s *server) step(ctx context.Context) error {
 	case s.quick(req):
 		s.append(f.id, s.handle(ctx, req))
 	default:
-		if !f.own {
+		if f.own == nil {
 			req, _, _ = s.parse(f.code, f.keep())
 		}
 		return s.start(ctx, f, req, deadline)
@@ -190,6 +190,7 @@ func (s *server) start(ctx context.Context, f frame, req Request, deadline uint3
 		delete(s.running, f.id)
 		s.out.Unlock()
 		s.send(f.id, reply)
+		s.frames.giveBack(f)
 		s.out.Lock()
 		s.room.release(size)
 		s.out.Unlock()

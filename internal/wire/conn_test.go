@@ -1,0 +1,455 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// handlerFunc makes a Handler of a function.
+type handlerFunc func(ctx context.Context, req Request) (Reply, error)
+
+func (f handlerFunc) Handle(ctx context.Context, req Request) (Reply, error) { return f(ctx, req) }
+
+// pair runs test with a client of h. It runs in a bubble, which fails if a goroutine is left over.
+func pair(t *testing.T, h Handler, client, server Options, test func(t *testing.T, c *Client, agent net.Conn)) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		served := make(chan error, 1)
+		go func() { served <- Serve(context.Background(), far, h, server) }()
+		c, err := NewClient(t.Context(), near, client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		test(t, c, far)
+		c.Close()
+		<-served
+	})
+}
+
+// blocking answers KeysRequest with its prefix once its context ends or release is closed.
+func blocking(release chan struct{}, ended chan<- error) Handler {
+	return handlerFunc(func(ctx context.Context, req Request) (Reply, error) {
+		keys, ok := req.(*KeysRequest)
+		if !ok {
+			return &HealthReply{}, nil
+		}
+		select {
+		case <-release:
+			return &KeysReply{Keys: []Key{{Name: keys.Prefix}}}, nil
+		case <-ctx.Done():
+			if ended != nil {
+				ended <- ctx.Err()
+			}
+			return nil, ctx.Err()
+		}
+	})
+}
+
+func TestCallsAreAnsweredOutOfOrder(t *testing.T) {
+	pair(t, blockingIn(t), Options{}, Options{}, func(t *testing.T, c *Client, _ net.Conn) {
+		release := releaseOf(c)
+		first := make(chan error, 1)
+		go func() {
+			var r KeysReply
+			err := c.Call(t.Context(), &KeysRequest{Prefix: "a"}, &r)
+			if err == nil && r.Keys[0].Name != "a" {
+				err = errors.New("another reply")
+			}
+			first <- err
+		}()
+		synctest.Wait()
+		if err := c.Call(t.Context(), &HealthRequest{}, &HealthReply{}); err != nil {
+			t.Error(err)
+		}
+		release()
+		if err := <-first; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// blockingIn and releaseOf: a blocking handler that a PublicKeyRequest releases, so that its channel is
+// made inside the bubble.
+func blockingIn(*testing.T) Handler {
+	var once sync.Once
+	var release chan struct{}
+	made := func() { release = make(chan struct{}) }
+	return handlerFunc(func(ctx context.Context, req Request) (Reply, error) {
+		once.Do(made)
+		if _, ok := req.(*PublicKeyRequest); ok {
+			close(release)
+			return &PublicKeyReply{}, nil
+		}
+		return blocking(release, nil).Handle(ctx, req)
+	})
+}
+
+func releaseOf(c *Client) func() {
+	return func() { c.Call(context.Background(), &PublicKeyRequest{}, &PublicKeyReply{}) }
+}
+
+func TestConnectionLost(t *testing.T) {
+	pair(t, blockingIn(t), Options{MaxInFlight: 4}, Options{}, func(t *testing.T, c *Client, agent net.Conn) {
+		const n = 10 // some in flight, some waiting for room
+		errs := make(chan error, n)
+		for range n {
+			go func() { errs <- c.Call(t.Context(), &KeysRequest{}, &KeysReply{}) }()
+		}
+		synctest.Wait()
+		agent.Close()
+		for range n {
+			if err := <-errs; !errors.Is(err, Transient) {
+				t.Errorf("a waiting call failed with %v", err)
+			}
+		}
+		<-c.Done()
+		if err := c.Call(t.Context(), &HealthRequest{}, &HealthReply{}); !errors.Is(err, Transient) {
+			t.Errorf("a later call failed with %v", err)
+		}
+	})
+}
+
+func TestCancel(t *testing.T) {
+	var ended chan error
+	h := handlerFunc(func(ctx context.Context, req Request) (Reply, error) {
+		return blocking(nil, ended).Handle(ctx, req)
+	})
+	pair(t, h, Options{}, Options{}, func(t *testing.T, c *Client, _ net.Conn) {
+		ended = make(chan error, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- c.Call(ctx, &KeysRequest{}, &KeysReply{}) }()
+		synctest.Wait()
+		cancel()
+		if err := <-done; err != context.Canceled {
+			t.Errorf("the call failed with %v", err)
+		}
+		if err := <-ended; err != context.Canceled {
+			t.Errorf("the handler's context ended with %v", err)
+		}
+
+		ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		start := time.Now()
+		if err := c.Call(ctx, &KeysRequest{}, &KeysReply{}); err != context.DeadlineExceeded {
+			t.Errorf("the call failed with %v", err)
+		}
+		if err := <-ended; err == nil || time.Since(start) > time.Minute+time.Second {
+			t.Errorf("the handler ended with %v after %v", err, time.Since(start))
+		}
+		if err := c.Call(t.Context(), &HealthRequest{}, &HealthReply{}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestDefaultTimeout(t *testing.T) {
+	// The handler ignores its context, so that only the client's own clock helps.
+	pair(t, blockingForever{}, Options{Timeout: 8 * time.Second}, Options{}, func(t *testing.T, c *Client, _ net.Conn) {
+		start := time.Now()
+		err := c.Call(context.Background(), &KeysRequest{}, &KeysReply{})
+		if took := time.Since(start); !errors.Is(err, Canceled) || took < 8*time.Second || took > 9*time.Second {
+			t.Errorf("failed with %v after %v", err, took)
+		}
+	})
+}
+
+type blockingForever struct{}
+
+func (blockingForever) Handle(context.Context, Request) (Reply, error) {
+	time.Sleep(time.Minute) // of the bubble's clock
+	return nil, Transient
+}
+
+func TestRoom(t *testing.T) {
+	pair(t, blockingIn(t), Options{MaxInFlight: 3}, Options{}, func(t *testing.T, c *Client, _ net.Conn) {
+		errs := make(chan error, 3)
+		for range 2 {
+			go func() { errs <- c.Call(t.Context(), &KeysRequest{}, &KeysReply{}) }()
+		}
+		// A call that was given up keeps its room until the agent has answered.
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { errs <- c.Call(ctx, &KeysRequest{}, &KeysReply{}) }()
+		synctest.Wait()
+		late, stop := context.WithTimeout(t.Context(), time.Second)
+		defer stop()
+		if err := c.Call(late, &HealthRequest{}, &HealthReply{}); err != context.DeadlineExceeded {
+			t.Errorf("a call beyond the room failed with %v", err)
+		}
+		cancel()
+		if err := <-errs; err != context.Canceled {
+			t.Error(err)
+		}
+		if err := c.Call(t.Context(), &PublicKeyRequest{}, &PublicKeyReply{}); err != nil {
+			t.Error(err)
+		}
+		for range 2 {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func TestNobodyReads(t *testing.T) {
+	near, far := conns(t)
+	defer far.Close()
+	go func() { // says Hello, and is never heard of again
+		fr := newFrameReader(far, 1<<20, nil)
+		f, _ := fr.next()
+		var c coder
+		m := &HelloReply{Version: Version, MaxFrame: 1 << 20, MaxInFlight: 8}
+		n, _ := c.measure(m)
+		far.Write(appendFrame(nil, &c, f.id, 0, m, n))
+	}()
+	c, err := NewClient(t.Context(), near, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			req := &SealRequest{Plain: [][]byte{make([]byte, 512<<10)}}
+			if err := c.Call(ctx, req, &SealReply{}); err != context.DeadlineExceeded {
+				t.Errorf("failed with %v", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestTooLarge(t *testing.T) {
+	big := handlerFunc(func(context.Context, Request) (Reply, error) {
+		return &SealServiceTokenReply{Token: Token{Data: make([]byte, 1<<16)}}, nil
+	})
+	pair(t, big, Options{}, Options{MaxFrame: 1 << 16}, func(t *testing.T, c *Client, _ net.Conn) {
+		req := &SealServiceTokenRequest{Data: make([]byte, 1<<16)}
+		if err := c.Call(t.Context(), req, &SealServiceTokenReply{}); !errors.Is(err, Malformed) {
+			t.Errorf("a large request failed with %v", err)
+		}
+		if err := c.Call(t.Context(), &SealServiceTokenRequest{}, &SealServiceTokenReply{}); !errors.Is(err, Malformed) {
+			t.Errorf("a large reply failed with %v", err)
+		}
+	})
+}
+
+func TestHandlerFaults(t *testing.T) {
+	h := handlerFunc(func(_ context.Context, req Request) (Reply, error) {
+		switch req.(type) {
+		case *KeysRequest:
+			panic("secret")
+		case *HealthRequest:
+			return &KeysReply{}, nil
+		case *PublicKeyRequest:
+			return nil, errors.New("unclassified")
+		}
+		return nil, &Error{Code: VerificationFailed, MSL: 7, Detail: "keydata"}
+	})
+	pair(t, h, Options{}, Options{}, func(t *testing.T, c *Client, _ net.Conn) {
+		for range 2 {
+			if err := c.Call(t.Context(), &KeysRequest{}, &KeysReply{}); !errors.Is(err, Device) {
+				t.Errorf("a panic became %v", err)
+			}
+		}
+		if err := c.Call(t.Context(), &HealthRequest{}, &HealthReply{}); !errors.Is(err, Device) {
+			t.Errorf("a wrong reply became %v", err)
+		}
+		if err := c.Call(t.Context(), &PublicKeyRequest{}, &PublicKeyReply{}); !errors.Is(err, Device) {
+			t.Errorf("an unclassified error became %v", err)
+		}
+		err := c.Call(t.Context(), &SealRequest{}, &SealReply{})
+		if e, ok := errors.AsType[*Error](err); !ok || *e != (Error{VerificationFailed, 7, "keydata"}) {
+			t.Errorf("an error became %#v", err)
+		}
+	})
+}
+
+// raw sends frames and returns the codes of the frames that come back until the server is done.
+func raw(t *testing.T, h Handler, o Options, frames []byte) (codes []uint8, err error) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		served := make(chan error, 1)
+		go func() { served <- Serve(context.Background(), far, h, o) }()
+		go func() {
+			near.Write(frames)
+			synctest.Wait() // for the server to have handled all of it
+			near.Close()
+		}()
+		fr := newFrameReader(near, 1<<20, nil)
+		for {
+			f, err := fr.next()
+			if err != nil {
+				break
+			}
+			codes = append(codes, f.code)
+		}
+		err = <-served
+	})
+	return codes, err
+}
+
+func rawFrame(id uint64, deadline uint32, m message) []byte {
+	var c coder
+	n, _ := c.measure(m)
+	return appendFrame(nil, &c, id, deadline, m, n)
+}
+
+func TestProtocolViolations(t *testing.T) {
+	hello := rawFrame(0, 1, &HelloRequest{Version: Version})
+	for name, tt := range map[string]struct {
+		frames []byte
+		codes  []uint8
+		err    error
+	}{
+		"nothing":           {nil, nil, nil},
+		"hello":             {hello, []uint8{helloReply}, nil},
+		"no hello":          {rawFrame(1, 1000, &HealthRequest{}), nil, errProtocol},
+		"second hello":      {append(bytes.Clone(hello), rawFrame(1, 1, &HelloRequest{Version: Version})...), []uint8{helloReply}, errProtocol},
+		"other version":     {rawFrame(0, 1, &HelloRequest{Version: Version + 1}), []uint8{errorReply}, errVersion},
+		"cut":               {append(bytes.Clone(hello), 0, 0), []uint8{helloReply}, io.ErrUnexpectedEOF},
+		"too short":         {append(bytes.Clone(hello), 0, 0, 0, 8), []uint8{helloReply}, errFrameSize},
+		"too long":          {append(bytes.Clone(hello), 0xff, 0xff, 0xff, 0xff), []uint8{helloReply}, errFrameSize},
+		"unknown request":   {append(bytes.Clone(hello), appendHeader(nil, 9, 1, 0x70)...), []uint8{helloReply, errorReply}, nil},
+		"reply":             {append(bytes.Clone(hello), rawFrame(1, 0, &HealthReply{})...), []uint8{helloReply, errorReply}, nil},
+		"no deadline":       {append(bytes.Clone(hello), appendHeader(nil, 13, 1, healthRequest)...), []uint8{helloReply}, io.ErrUnexpectedEOF},
+		"zero deadline":     {append(append(bytes.Clone(hello), appendHeader(nil, 13, 1, healthRequest)...), 0, 0, 0, 0), []uint8{helloReply}, errProtocol},
+		"malformed request": {append(append(bytes.Clone(hello), appendHeader(nil, 14, 1, healthRequest)...), 0, 0, 0, 1, 0), []uint8{helloReply, errorReply}, nil},
+		"cancel of nothing": {append(bytes.Clone(hello), appendCancel(nil, 77)...), []uint8{helloReply}, nil},
+		"cancel with body":  {append(append(bytes.Clone(hello), appendHeader(nil, 10, 1, cancelCode)...), 0), []uint8{helloReply}, errProtocol},
+	} {
+		t.Run(name, func(t *testing.T) {
+			codes, err := raw(t, echo{}, Options{}, tt.frames)
+			if !bytes.Equal(codes, tt.codes) || err != tt.err {
+				t.Errorf("got %x and %v; want %x and %v", codes, err, tt.codes, tt.err)
+			}
+		})
+	}
+}
+
+func TestFlood(t *testing.T) {
+	var frames []byte
+	frames = append(frames, rawFrame(0, 1, &HelloRequest{Version: Version})...)
+	for id := range uint64(5) {
+		frames = append(frames, rawFrame(id, 1000, &KeysRequest{})...)
+	}
+	forever := handlerFunc(func(ctx context.Context, _ Request) (Reply, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	codes, err := raw(t, forever, Options{MaxInFlight: 3}, frames)
+	if want := []uint8{helloReply, errorReply, errorReply}; !bytes.Equal(codes, want) || err != nil {
+		t.Errorf("got %x and %v; want %x", codes, err, want)
+	}
+	frames = append(frames, rawFrame(2, 1000, &KeysRequest{})...)
+	if _, err = raw(t, forever, Options{}, frames); err != errProtocol {
+		t.Errorf("an id used twice ended with %v", err)
+	}
+}
+
+func TestConcurrentCalls(t *testing.T) {
+	c := echoProcess(t)
+	var wg sync.WaitGroup
+	for i := range 64 {
+		wg.Go(func() {
+			for n := range 200 {
+				size := []int{1, 1000, 16 << 10, 100_000}[(i+n)%4]
+				data := bytes.Repeat([]byte{byte(i), byte(n)}, size/2+1)
+				ctx, cancel := context.WithCancel(t.Context())
+				if n%8 == 0 {
+					go cancel()
+				}
+				var r OpenReply
+				err := c.Call(ctx, &OpenRequest{Parts: []Part{{Data: data}}}, &r)
+				cancel()
+				if err == context.Canceled && n%8 == 0 {
+					continue
+				}
+				if err != nil || !bytes.Equal(r.Plain[0], data) {
+					t.Errorf("caller %d: %v, or another's reply", i, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	c.out.Lock()
+	defer c.out.Unlock()
+	if n := len(c.queue); n > 0 {
+		t.Errorf("%d callers wait still", n)
+	}
+}
+
+func TestServerOfClientThatDoesNotRead(t *testing.T) {
+	near, far := conns(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, far, echo{}, Options{MaxFrame: 1 << 20, MaxBytes: 1 << 20}) }()
+	near.Write(rawFrame(0, 1, &HelloRequest{Version: Version}))
+	near.SetWriteDeadline(time.Now().Add(time.Second))
+	sent := 0
+	for id := uint64(1); sent < 64<<20; id++ {
+		n, err := near.Write(rawFrame(id, 1000, &OpenRequest{Parts: []Part{{Data: make([]byte, 15<<10)}}}))
+		sent += n
+		if err != nil {
+			break
+		}
+	}
+	if sent > 8<<20 {
+		t.Errorf("the server took %d bytes and could not answer one", sent)
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	near.Close()
+}
+
+func FuzzFrames(f *testing.F) {
+	hello := rawFrame(0, 1, &HelloRequest{Version: Version})
+	f.Add(hello)
+	f.Add(append(bytes.Clone(hello), rawFrame(1, 1000, &OpenRequest{Parts: []Part{{Data: []byte("x")}}})...))
+	f.Add(append(bytes.Clone(hello), rawFrame(2, 1000, &KeysRequest{Prefix: "x"})...))
+	f.Add(append(bytes.Clone(hello), appendCancel(nil, 1)...))
+	f.Add(append(bytes.Clone(hello), 0, 0, 0, 9, 0))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		fr := newFrameReader(bytes.NewReader(b), 1<<16, &framePool)
+		rest := b
+		for {
+			got, err := fr.next()
+			if err != nil {
+				if err == io.EOF && len(rest) > 0 {
+					t.Errorf("%d bytes lost", len(rest))
+				}
+				break
+			}
+			again := append(appendHeader(nil, headerSize-lengthSize+len(got.body), got.id, got.code), got.body...)
+			if !bytes.HasPrefix(rest, again) {
+				t.Fatalf("frame %x read as %x", rest[:len(again)], again)
+			}
+			rest = rest[len(again):]
+		}
+		raw(t, fuzzHandler{}, Options{MaxFrame: 1 << 16}, b)
+	})
+}
+
+type fuzzHandler struct{}
+
+func (fuzzHandler) Handle(context.Context, Request) (Reply, error) { return &HealthReply{}, nil }
+func (fuzzHandler) Quick(req Request) bool {
+	_, ok := req.(*OpenRequest)
+	return ok
+}
