@@ -22,11 +22,13 @@ type Decoder struct {
 	buf     []byte
 	start   int // of the object that comes next, in buf
 	given   int // length of the object that Next returned last; it goes when Next is called again
-	space   int // bytes of white space skipped before the object that comes next
 	s       scanner
 	scanned bool  // s has read to the end of the next object
 	bad     error // of the stream's content; final
 	readErr error // that came with bytes
+
+	// Bytes of white space skipped before the object that comes next, and before the last one.
+	space, spaceGiven int
 }
 
 // NewDecoder returns a Decoder that holds each object to l.
@@ -44,10 +46,16 @@ func (d *Decoder) Next() (Object, error) { return d.next(true) }
 // NextHeader is Next for the first object of a message: white space may not precede it (§1.2).
 func (d *Decoder) NextHeader() (Object, error) { return d.next(false) }
 
-// Unread gives the object that Next returned last back: the next call returns it again.
+// Unread gives the object that Next returned last back: the next call returns it again. It does
+// nothing if the last call failed.
 func (d *Decoder) Unread() {
+	if d.given == 0 {
+		return
+	}
 	d.given = 0
 	d.restart()
+	d.space = d.spaceGiven
+	d.bad = nil // what Ready found is found again
 }
 
 // Ready reports whether the next object, or an error of its content, is in the buffer already, so that
@@ -80,7 +88,7 @@ func (d *Decoder) next(spaceAllowed bool) (Object, error) {
 	}
 	end := d.start + d.s.pos
 	o := Object{raw: d.buf[d.start:end:end], members: slices.Clone(d.s.entries)}
-	d.given = d.s.pos
+	d.given, d.spaceGiven = d.s.pos, d.space
 	d.restart()
 	return o, nil
 }

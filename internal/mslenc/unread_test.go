@@ -28,3 +28,24 @@ func TestDecoderUnread(t *testing.T) {
 		t.Fatalf("at the end: %v", err)
 	}
 }
+
+func TestDecoderUnreadKeepsWhatCameBefore(t *testing.T) {
+	d := NewDecoder(strings.NewReader(`{"a":1} {"b":2}x`), Limits{})
+	for range 2 {
+		if _, err := d.Next(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !d.Ready() {
+		t.Error("the error that follows is not ready")
+	}
+	d.Unread()
+	if o, err := d.Next(); err != nil || string(o.Encoding()) != `{"b":2}` {
+		t.Errorf("%q, %v", o.Encoding(), err)
+	}
+	d.Unread()
+	if _, err := d.NextHeader(); err == nil {
+		t.Error("white space before a header was forgotten")
+	}
+	d.Unread()
+}
