@@ -120,6 +120,9 @@ func (x *exchange) mustRenew() bool {
 // mayRenew reports whether new tokens would be good to have.
 func (x *exchange) mayRenew() bool {
 	token := x.token()
+	if len(x.client.config.keyExchanges()) == 0 {
+		return false
+	}
 	return token == nil || token.Renewable(x.remoteTime()) ||
 		x.request.User != "" && (x.user == nil || x.user.Renewable(x.remoteTime()))
 }

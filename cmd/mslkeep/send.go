@@ -1,0 +1,284 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/mslkeep/mslkeep/agent"
+	"github.com/mslkeep/mslkeep/msl"
+)
+
+const sendUsage = `Usage: mslkeep send --config FILE [FLAGS] [DATA]
+
+Sends DATA, a file, or standard input as one message, and writes the data of the answer to standard
+output. With --count it sends many, drops their answers, and prints how that went.
+
+Examples:
+  mslkeep send --config send.toml hello
+  mslkeep send --config send.toml --file big.bin > answer.bin
+  mslkeep send --config send.toml --count 10000 --size 1024 --concurrency 64
+`
+
+// sendConfig is the section [send].
+type sendConfig struct {
+	URL   string `toml:"url"`
+	Store string `toml:"store"` // file of tokens and sealed sessions; none if empty
+
+	User         string `toml:"user"`
+	Email        string `toml:"email"`
+	PasswordFile string `toml:"password-file"`
+}
+
+// sendFlags are the flags of send, and of what bench and demo send.
+type sendFlags struct {
+	config, url, file, store              string
+	count, concurrency, size, chunk       int
+	protection, compression, keyExchanges string
+	nonReplayable, requestTokens, json    bool
+	user, email, passwordFile             string
+	serviceTokens                         []string
+	timeout                               time.Duration
+}
+
+func (f *sendFlags) define(flags *flag.FlagSet) {
+	flags.StringVar(&f.config, "config", "", "configuration `file`")
+	flags.StringVar(&f.url, "url", "", "`URL` of the peer, instead of the file's")
+	flags.StringVar(&f.store, "store", "", "`file` to keep tokens and sealed sessions in, instead of the configuration's")
+	flags.StringVar(&f.file, "file", "", "send this `file`; - is standard input")
+	flags.IntVar(&f.count, "count", 1, "how many messages to send")
+	flags.IntVar(&f.concurrency, "concurrency", 1, "how many messages to have under way at once")
+	flags.IntVar(&f.size, "size", 0, "send this many `bytes` of zeros instead of data")
+	flags.IntVar(&f.chunk, "chunk-size", 0, "most `bytes` of data in one payload (default 65536)")
+	flags.StringVar(&f.protection, "protection", "encrypted", "what the data must have: encrypted, integrity, none")
+	flags.StringVar(&f.compression, "compression", "", "GZIP, LZW or NONE (default: the first that both sides have)")
+	flags.StringVar(&f.keyExchanges, "key-exchange", "", "key exchanges to offer, the preferred one first, as `SCHEME/MECHANISM,…`")
+	flags.BoolVar(&f.nonReplayable, "non-replayable", false, "the peer must accept the message at most once")
+	flags.BoolVar(&f.requestTokens, "request-tokens", false, "get a master token, and a user ID token if there is a user, first")
+	flags.BoolVar(&f.json, "json", false, "print a report as JSON instead of the answer's data")
+	flags.StringVar(&f.user, "user", "", "local `name` of the user on whose behalf to send")
+	flags.StringVar(&f.email, "email", "", "the user's e-mail `address`, to authenticate with")
+	flags.StringVar(&f.passwordFile, "password-file", "", "`file` whose first line is the user's password")
+	flags.Func("service-token", "add a service token `NAME=DATA`; NAME may end in @entity or @user to bind it; repeat for more", func(s string) error {
+		f.serviceTokens = append(f.serviceTokens, s)
+		return nil
+	})
+	flags.DurationVar(&f.timeout, "timeout", 30*time.Second, "give up on a message after this `time`")
+}
+
+func send(ctx context.Context, c *cli, args []string) error {
+	flags := flag.NewFlagSet("send", flag.ContinueOnError)
+	var f sendFlags
+	f.define(flags)
+	if err := parse(c, flags, sendUsage, args, -1); err != nil {
+		return err
+	}
+	if flags.NArg() > 1 {
+		return usageError("takes one argument, not %d; quote data that has spaces", flags.NArg())
+	}
+	cfg, err := loadConfig(f.config)
+	if err != nil {
+		return err
+	}
+	f.override(cfg)
+	s, err := newSender(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	request, err := f.request(c, cfg, flags.Args())
+	if err != nil {
+		return err
+	}
+	if f.count != 1 {
+		return s.load(ctx, c, &f, request)
+	}
+	return s.one(ctx, c, &f, request)
+}
+
+// override lets flags win over the file.
+func (f *sendFlags) override(cfg *config) {
+	for _, o := range []struct {
+		to   *string
+		from string
+	}{
+		{&cfg.Send.URL, f.url}, {&cfg.Send.Store, f.store}, {&cfg.Send.User, f.user}, {&cfg.Send.Email, f.email}, {&cfg.Send.PasswordFile, f.passwordFile},
+	} {
+		if o.from != "" {
+			*o.to = o.from
+		}
+	}
+	if f.keyExchanges != "" {
+		cfg.MSL.KeyExchanges = strings.Split(f.keyExchanges, ",")
+	}
+}
+
+// A sender is a client with what belongs to it.
+type sender struct {
+	keys   *agent.Client
+	client *msl.Client
+	store  *msl.FileStore
+}
+
+func newSender(ctx context.Context, cfg *config) (*sender, error) {
+	if cfg.Send.URL == "" {
+		return nil, configError(errors.New("there is no URL to send to"), "set url in [send], or --url")
+	}
+	mslConfig, err := cfg.msl()
+	if err != nil {
+		return nil, err
+	}
+	s := &sender{}
+	var store msl.Store
+	if cfg.Send.Store != "" {
+		if s.store, err = msl.OpenFileStore(cfg.path(cfg.Send.Store)); err != nil {
+			hint := ""
+			if errors.Is(err, msl.ErrStoreInUse) {
+				hint = "another mslkeep send uses it; give this one its own --store"
+			}
+			return nil, configError(err, hint)
+		}
+		store = s.store
+	}
+	if s.keys, err = cfg.connect(ctx); err != nil {
+		s.close()
+		return nil, err
+	}
+	transport := &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true}
+	s.client, err = msl.NewClient(mslConfig, s.keys, &msl.HTTPTransport{URL: cfg.Send.URL, Client: &http.Client{Transport: transport}}, store)
+	if err != nil {
+		s.close()
+		return nil, configError(err, "")
+	}
+	return s, nil
+}
+
+func (s *sender) close() {
+	if s.client != nil {
+		s.client.Close()
+	}
+	if s.keys != nil {
+		s.keys.Close()
+	}
+	if s.store != nil {
+		s.store.Close()
+	}
+}
+
+// request makes the pattern of the messages to send.
+func (f *sendFlags) request(c *cli, cfg *config, args []string) (*msl.Request, error) {
+	r := &msl.Request{
+		NonReplayable: f.nonReplayable, RequestTokens: f.requestTokens, User: cfg.Send.User,
+		Compression: f.compression, ChunkSize: f.chunk, Credentials: credentials(cfg),
+	}
+	switch f.protection {
+	case "encrypted":
+	case "integrity":
+		r.Protection = msl.IntegrityProtected
+	case "none":
+		r.Protection = msl.Unprotected
+	default:
+		return nil, usageError("--protection %q is not encrypted, integrity or none", f.protection)
+	}
+	for _, s := range f.serviceTokens {
+		name, data, ok := strings.Cut(s, "=")
+		if !ok {
+			return nil, usageError("--service-token %q has no =", s)
+		}
+		t := msl.NewServiceToken{Encrypt: true, Data: []byte(data)}
+		name, t.BoundToUser = strings.CutSuffix(name, "@user")
+		t.Name, t.BoundToEntity = strings.CutSuffix(name, "@entity")
+		r.ServiceTokens = append(r.ServiceTokens, t)
+	}
+	switch {
+	case f.size > 0:
+		r.Body = bytes.NewReader(make([]byte, f.size))
+	case len(args) == 1:
+		r.Body = strings.NewReader(args[0])
+	case f.file != "" && f.file != "-":
+		file, err := os.Open(f.file)
+		if err != nil {
+			return nil, err
+		}
+		r.Body = file
+	default:
+		r.Body = c.in
+	}
+	return r, nil
+}
+
+// credentials reads the password when it is needed, and not again when the peer rejected it.
+func credentials(cfg *config) func(context.Context, bool) (*msl.UserAuthData, error) {
+	s := cfg.Send
+	if s.Email == "" {
+		return nil
+	}
+	return func(_ context.Context, again bool) (*msl.UserAuthData, error) {
+		if again {
+			return nil, &exitError{exitRefused, errors.New("the peer rejected the e-mail address or the password"), "check --email and --password-file"}
+		}
+		data, err := os.ReadFile(cfg.path(s.PasswordFile))
+		if err != nil {
+			return nil, configError(fmt.Errorf("reading the password: %w", err), "set --password-file")
+		}
+		line, _, _ := strings.Cut(string(data), "\n")
+		return msl.EmailPassword(s.Email, strings.TrimSuffix(line, "\r")), nil
+	}
+}
+
+// one sends one message and prints the answer.
+func (s *sender) one(ctx context.Context, c *cli, f *sendFlags, r *msl.Request) error {
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	start := time.Now()
+	answer, err := s.client.Do(ctx, r)
+	if err != nil {
+		return refused(err)
+	}
+	defer answer.Close()
+	if !f.json {
+		if _, err := io.Copy(c.out, answer); err != nil {
+			return refused(err)
+		}
+		return nil
+	}
+	n, err := io.Copy(io.Discard, answer)
+	if err != nil {
+		return refused(err)
+	}
+	return printJSON(c.out, map[string]any{
+		"bytes": n, "encrypted": answer.Encrypted, "integrity_protected": answer.IntegrityProtected,
+		"master_token": answer.MasterToken != nil || answer.KeyResponse != nil, "user_id_token": answer.UserIDToken != nil,
+		"key_exchange": answer.KeyResponse != nil, "service_tokens": len(answer.ServiceTokens), "milliseconds": float64(time.Since(start).Microseconds()) / 1000,
+	})
+}
+
+// refused gives errors of the peer their exit code and a hint.
+func refused(err error) error {
+	var remote *msl.RemoteError
+	if !errors.As(err, &remote) {
+		return err
+	}
+	hint := ""
+	switch remote.Response {
+	case msl.TransientFailure:
+		hint = "try again later"
+	case msl.EntityDataReauth, msl.EntityReauth:
+		hint = "the peer does not know this entity or its key; compare [entity] with the peer's [[peers.rsa]] or pre-shared keys"
+	case msl.UserDataReauth, msl.UserReauth:
+		hint = "the peer does not accept the user; check --user, --email and --password-file"
+	case msl.KeyxRequired:
+		hint = "the two sides have no key exchange in common; compare key-exchanges in [msl]"
+	}
+	return &exitError{exitRefused, err, hint}
+}
