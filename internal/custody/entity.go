@@ -1,0 +1,164 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package custody
+
+import (
+	"context"
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"unicode/utf8"
+
+	"github.com/mslkeep/mslkeep/internal/wire"
+	"github.com/mslkeep/mslkeep/providers"
+)
+
+// maxName bounds identities and names that become part of a key's name, in bytes.
+const maxName = 512
+
+// An entity is the crypto context of an entity (§5).
+type entity struct {
+	protector
+	identity string
+	// authenticates means that only the entity and this agent have the keys: what opens under them came
+	// from the entity.
+	authenticates bool
+	opened        atomic.Bool // something has
+}
+
+// wipe drops the keys, which are in a provider.
+func (e *entity) wipe() {}
+
+func (e *entity) open(ctx context.Context, part wire.Part) ([]byte, error) {
+	plain, err := e.protector.open(ctx, part)
+	if err == nil {
+		e.opened.Store(true)
+	}
+	return plain, err
+}
+
+// entitySchemes are the entity authentication schemes whose keys are in the agent (§5.1).
+var entitySchemes = map[string]func(context.Context, *Agent, *wire.EntityContextRequest) (*entity, error){
+	"PSK": pskEntity,
+	"RSA": rsaEntity,
+}
+
+// pskEntity is §5.2.
+func pskEntity(ctx context.Context, a *Agent, r *wire.EntityContextRequest) (*entity, error) {
+	set, err := a.preSharedKeys(ctx, r.Identity)
+	if err != nil {
+		return nil, err
+	}
+	identity := strings.Clone(r.Identity)
+	return &entity{protector: set, identity: identity, authenticates: true}, nil
+}
+
+// preSharedKeys returns the pre-shared keys of an entity. An unknown one is NoSuchKey.
+func (a *Agent) preSharedKeys(ctx context.Context, identity string) (*keySet, error) {
+	name, err := KeyName(a.cfg.PSKPrefix, identity)
+	if err != nil {
+		return nil, err
+	}
+	set, err := a.openKeySet(ctx, name)
+	if errors.Is(err, providers.NoSuchKey) {
+		return nil, &fault{code: wire.NoSuchKey, number: mslEntityNotFound, what: "finding pre-shared keys", err: err}
+	}
+	if err != nil {
+		return nil, err
+	}
+	label := keyLabel(identity)
+	for _, s := range set.versions {
+		s.label = label
+	}
+	return set, nil
+}
+
+// rsaEntity is the local entity of §5.4. A remote one's public key needs no custody.
+func rsaEntity(ctx context.Context, a *Agent, r *wire.EntityContextRequest) (*entity, error) {
+	name, err := KeyName(a.cfg.RSAPrefix, r.KeyID)
+	if err != nil {
+		return nil, err
+	}
+	key, err := a.openKey(ctx, name, 0)
+	if err != nil {
+		return nil, err
+	}
+	s, err := newRSASigner(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return &entity{protector: s, identity: strings.Clone(r.Identity)}, nil
+}
+
+// KeyName returns the name of the key, or key set, that belongs to an identity, a key id or a service
+// token key: the prefix, and id escaped as a segment of a URL path. Two ids never have the same name,
+// and no id leads out of the prefix.
+func KeyName(prefix, id string) (string, error) {
+	if id == "" || len(id) > maxName || !utf8.ValidString(id) {
+		return "", &fault{code: wire.NoSuchKey, number: mslEntityNotFound, what: "making a key's name"}
+	}
+	return prefix + url.PathEscape(id), nil
+}
+
+// serviceKeys returns the name of service token keys.
+func (a *Agent) serviceKeys(keys string) (string, error) {
+	if keys == "" {
+		keys = "default"
+	}
+	return KeyName(a.cfg.ServicePrefix, keys)
+}
+
+// An rsaSigner signs, and does not encrypt (§2.8, SIGN_VERIFY).
+type rsaSigner struct {
+	key    usedKey
+	signer providers.Signer // nil: none
+	public *rsa.PublicKey   // nil: none
+}
+
+func newRSASigner(ctx context.Context, key usedKey) (*rsaSigner, error) {
+	signer, ok1 := key.Key.(providers.Signer)
+	public, ok2 := key.Key.(providers.PublicKeyer)
+	if !ok1 || !ok2 {
+		return nil, unsupported(mslSignNotSupported, "signing with a key that cannot")
+	}
+	spki, err := public.PublicKey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pub, err := x509.ParsePKIXPublicKey(spki)
+	rsaKey, ok := pub.(*rsa.PublicKey)
+	if err != nil || !ok {
+		return nil, unsupported(mslSignNotSupported, "signing with a key that is no RSA key")
+	}
+	return &rsaSigner{key, signer, rsaKey}, nil
+}
+
+func (s *rsaSigner) seal(ctx context.Context, plain []byte) (wire.Part, error) {
+	if s.signer == nil {
+		return wire.Part{}, unsupported(mslSignNotSupported, "signing without a private key")
+	}
+	s.key.used()
+	signature, err := s.signer.Sign(ctx, providers.RSAPKCS1, plain)
+	return wire.Part{Data: plain, Signature: signature}, err
+}
+
+func (s *rsaSigner) open(_ context.Context, part wire.Part) ([]byte, error) {
+	if s.public == nil {
+		return nil, unsupported(mslVerifyNotSupported, "verifying without a public key")
+	}
+	signature := rawSignature(part.Signature)
+	if len(signature) != s.public.Size() {
+		return nil, unverified(mslSignatureError, "verifying a signature")
+	}
+	sum := sha256.Sum256(part.Data)
+	if err := rsa.VerifyPKCS1v15(s.public, crypto.SHA256, sum[:], signature); err != nil {
+		return nil, unverified(noNumber, "verifying a signature")
+	}
+	return part.Data, nil
+}

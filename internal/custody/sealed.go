@@ -1,0 +1,175 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package custody
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+
+	"github.com/mslkeep/mslkeep/internal/secret"
+	"github.com/mslkeep/mslkeep/internal/wire"
+	"github.com/mslkeep/mslkeep/providers"
+)
+
+// A sealed session is what a device stores of a session:
+//
+//	format   1 byte, 1
+//	version  4 bytes, big-endian: version of the storage key
+//	nonce    12 bytes, random
+//	then AES-256-GCM under the storage key, of
+//	  sequence number  8 bytes, big-endian
+//	  algorithm        1 byte: 1 HmacSHA256, 2 AESCmac
+//	  encryption key   1 byte of length, and the key
+//	  signature key    likewise
+//	  identity         the rest
+//
+// The associated data is a label, format and version, and the hash of the master token: a sealed session
+// opens only together with its token.
+const (
+	sealedFormat = 1
+	sealedHeader = 1 + 4 + gcmNonce
+	gcmNonce     = 12
+	gcmTag       = 16
+	maxSealed    = 4 << 10 // bytes
+	sealedLabel  = "mslkeep sealed session"
+)
+
+// sealedAlgorithms are the signature algorithms by their numbers.
+var sealedAlgorithms = [...]string{1: hmacSHA256, 2: aesCMAC}
+
+// A storageKey is one version of the key under which sessions are sealed.
+type storageKey struct {
+	usedKey
+	enc providers.Encrypter
+	dec providers.Decrypter
+}
+
+func (a *Agent) storageKey(ctx context.Context, version uint32) (*storageKey, error) {
+	if a.cfg.StorageKey == "" {
+		return nil, unsupported(noNumber, "using a storage key, of which none is configured")
+	}
+	key, err := a.openKey(ctx, a.cfg.StorageKey, version)
+	if err != nil {
+		return nil, err
+	}
+	enc, ok1 := key.Key.(providers.Encrypter)
+	dec, ok2 := key.Key.(providers.Decrypter)
+	if !ok1 || !ok2 || key.Info().Type != providers.AES256 {
+		return nil, unsupported(noNumber, "sealing with a key that is not of type aes-256")
+	}
+	return &storageKey{key, enc, dec}, nil
+}
+
+// sealedHead returns format and version, and the associated data.
+func sealedHead(version uint32, token [32]byte) (head, aad []byte) {
+	head = binary.BigEndian.AppendUint32([]byte{sealedFormat}, version)
+	return head, append(append([]byte(sealedLabel), head...), token[:]...)
+}
+
+// sealSession makes a session storable.
+func (a *Agent) sealSession(ctx context.Context, s *session) ([]byte, error) {
+	key, err := a.storageKey(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := encodeSealed(s)
+	if err != nil {
+		return nil, err
+	}
+	defer secret.Wipe(plain)
+	head, aad := sealedHead(key.Info().Version, s.token)
+	nonce := make([]byte, gcmNonce)
+	rand.Read(nonce)
+	key.used()
+	sealed, err := key.enc.Encrypt(ctx, providers.AESGCM, nonce, plain, aad)
+	if err != nil {
+		return nil, err
+	}
+	return append(append(head, nonce...), sealed...), nil
+}
+
+// unsealSession opens a sealed session. t must be its master token.
+func (a *Agent) unsealSession(ctx context.Context, sealed []byte, t wire.Token) (*session, error) {
+	if len(sealed) < sealedHeader+gcmTag || len(sealed) > maxSealed || sealed[0] != sealedFormat {
+		return nil, unverified(noNumber, "reading a sealed session")
+	}
+	version := binary.BigEndian.Uint32(sealed[1:])
+	if version == 0 {
+		return nil, unverified(noNumber, "reading a sealed session")
+	}
+	key, err := a.storageKey(ctx, version)
+	if err != nil {
+		if codeOf(err) == wire.NoSuchKey { // of another device, or destroyed
+			return nil, unverified(noNumber, "finding the storage key of a sealed session")
+		}
+		return nil, err
+	}
+	token := tokenHash(t)
+	_, aad := sealedHead(version, token)
+	key.used()
+	plain, err := key.dec.Decrypt(ctx, providers.AESGCM, sealed[5:sealedHeader], sealed[sealedHeader:], aad)
+	if err != nil {
+		return nil, err
+	}
+	defer secret.Wipe(plain)
+	s, err := parseSealed(plain)
+	if err != nil {
+		return nil, err
+	}
+	s.token = token
+	a.logSession(s)
+	return s, nil
+}
+
+func encodeSealed(s *session) ([]byte, error) {
+	enc, mac := secret.Reveal(s.keys.enc), secret.Reveal(s.keys.mac)
+	if len(enc) > 255 || len(mac) > 255 || len(s.identity) > maxSealed/2 {
+		return nil, unsupported(noNumber, "sealing a session with keys or an identity of that size")
+	}
+	b := make([]byte, 0, 8+1+1+len(enc)+1+len(mac)+len(s.identity))
+	b = binary.BigEndian.AppendUint64(b, uint64(s.sequenceNumber))
+	number := byte(1)
+	if s.keys.algorithm == aesCMAC {
+		number = 2
+	}
+	b = append(b, number)
+	b = append(append(b, byte(len(enc))), enc...)
+	b = append(append(b, byte(len(mac))), mac...)
+	return append(b, s.identity...), nil
+}
+
+// parseSealed reads what encodeSealed wrote. It keeps nothing of b, which the caller wipes.
+func parseSealed(b []byte) (*session, error) {
+	refused := unverified(noNumber, "reading a sealed session")
+	if len(b) < 9 {
+		return nil, refused
+	}
+	sequence := int64(binary.BigEndian.Uint64(b))
+	number := b[8]
+	if !inRange(sequence) || number == 0 || int(number) >= len(sealedAlgorithms) {
+		return nil, refused
+	}
+	enc, b, ok1 := cutKey(b[9:])
+	mac, b, ok2 := cutKey(b)
+	if !ok1 || !ok2 {
+		return nil, refused
+	}
+	keys := &sessionKeys{enc: secret.Take(append([]byte{}, enc...)), mac: secret.Take(append([]byte{}, mac...)),
+		algorithm: sealedAlgorithms[number]}
+	s, err := newSession(keys, string(b), sequence)
+	if err != nil {
+		keys.wipe()
+		return nil, refused
+	}
+	return s, nil
+}
+
+func cutKey(b []byte) (key, rest []byte, ok bool) {
+	if len(b) == 0 || len(b)-1 < int(b[0]) {
+		return nil, nil, false
+	}
+	n := 1 + int(b[0])
+	return b[1:n], b[n:], true
+}
