@@ -1,0 +1,117 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package msl
+
+import (
+	"context"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/mslkeep/mslkeep/internal/mslenc"
+)
+
+// naiveReplay is §3.5 without cleverness: every id that was accepted is remembered.
+type naiveReplay struct {
+	largest int64
+	seen    map[int64]bool
+}
+
+func (n *naiveReplay) accept(id int64) Code {
+	const modulus = mslenc.MaxLong + 1
+	ahead := (id - n.largest + modulus) % modulus
+	switch {
+	case n.seen[id] && (ahead == 0 || modulus-ahead < replayWindow):
+		return MessageReplayed
+	case ahead != 0 && ahead <= replayAhead:
+		n.largest = id
+	case modulus-ahead >= replayWindow:
+		return MessageReplayedUnrecoverable
+	}
+	n.seen[id] = true
+	return 0
+}
+
+// TestReplayWindow compares the sliding window with the naive one, from several places and across the
+// wrap of ids at 2^53. Where ids share a bit (2^53 and 0) the window may refuse more, never less.
+func TestReplayWindow(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, start := range []int64{0, 5, 100_000, mslenc.MaxLong - 3000, mslenc.MaxLong - 1, mslenc.MaxLong} {
+		s := &replayState{largest: start}
+		s.mark(start)
+		n := &naiveReplay{start, map[int64]bool{start: true}}
+		for i := range 20_000 {
+			var step int64
+			switch r.IntN(10) {
+			case 0:
+				step = r.Int64N(replayAhead + 10)
+			case 1, 2, 3:
+				step = -r.Int64N(replayWindow + 10)
+			default:
+				step = r.Int64N(8)
+			}
+			const modulus = mslenc.MaxLong + 1
+			id := (n.largest + step + modulus) % modulus
+			largest := n.largest
+			want, got := n.accept(id), s.accept(id)
+			if want == 0 && got == MessageReplayed && (id == 0 || id == mslenc.MaxLong) {
+				delete(n.seen, id) // the shared bit
+				n.largest = largest
+				continue
+			}
+			if got != want {
+				t.Fatalf("from %d, step %d: id %d with largest %d: got %d, want %d", start, i, id, largest, got, want)
+			}
+		}
+	}
+}
+
+func TestNonReplayableReference(t *testing.T) {
+	for _, c := range []struct {
+		largest, id int64
+		want        Code
+	}{
+		{0, 0, MessageReplayed}, {0, 1, 0}, {0, 65536, 0}, {0, 65537, MessageReplayedUnrecoverable},
+		{10, 10, MessageReplayed},
+		{mslenc.MaxLong, 0, 0}, {mslenc.MaxLong, 65535, 0}, {mslenc.MaxLong, 65536, MessageReplayedUnrecoverable},
+		{mslenc.MaxLong - 10, 65526, MessageReplayedUnrecoverable}, {mslenc.MaxLong - 10, 65524, 0},
+	} {
+		s := &replayState{largest: c.largest}
+		s.mark(c.largest)
+		if got := s.accept(c.id); got != c.want {
+			t.Errorf("largest %d, id %d: got %d, want %d", c.largest, c.id, got, c.want)
+		}
+	}
+}
+
+// TestPolicyForgetsNothing: a policy that was made after a token was issued may have been preceded by
+// one that accepted messages under it.
+func TestPolicyForgetsNothing(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	c := &Config{Clock: func() time.Time { return now }}
+	p := NewMemoryPolicy(c)
+	judge := func(issued time.Time) Code {
+		token := &MasterToken{SerialNumber: issued.Unix(), RenewalWindow: issued.Add(c.masterTokenRenewal()).Unix(), Expiration: issued.Add(c.masterTokenLifetime()).Unix()}
+		code, err := p.NonReplayable(context.Background(), "e", token, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return code
+	}
+	if got := judge(now.Add(-time.Minute)); got != MessageReplayedUnrecoverable {
+		t.Errorf("a token from before: %d", got)
+	}
+	now = now.Add(time.Minute)
+	if got := judge(now); got != 0 {
+		t.Errorf("a fresh token: %d", got)
+	}
+	if got := judge(now); got != MessageReplayed {
+		t.Errorf("the same message again: %d", got)
+	}
+	old := now
+	now = now.Add(25 * time.Hour)
+	if got := judge(old); got != MessageReplayedUnrecoverable {
+		t.Errorf("the same message when the token has expired and its state is gone: %d", got)
+	}
+}
