@@ -1,0 +1,250 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"golang.org/x/sys/unix"
+)
+
+// A Spec says what to start.
+type Spec struct {
+	Path     string     // absolute; symlinks are followed
+	SHA256   string     // of the binary, in hexadecimal; required
+	Protocol uint       // version of what the two say to each other; the child must have the same
+	Args     []string   // without the name of the program
+	Env      []string   // variables that the child gets: NAME for the parent's value, or NAME=value
+	Extra    []*os.File // the child's descriptors from FirstExtraFD on; they stay open here
+	Log      io.Writer  // gets the child's standard error, line by line; nil discards it
+	// StartTimeout bounds the time until the child has said that it is up; 0 means 15 s.
+	StartTimeout time.Duration
+}
+
+// A Step is what Start was at when it failed.
+type Step uint8
+
+const (
+	StepResolve     Step = iota + 1 // finding and opening the binary
+	StepPermissions                 // checking who can change it
+	StepRead                        // reading it
+	StepHash                        // comparing its SHA-256
+	StepSeal                        // sealing the copy
+	StepLaunch                      // making the process
+	StepHandshake                   // waiting until it says that it is up
+	StepPing                        // its first sign of life
+)
+
+var stepTexts = [...]string{"starting", "finding the binary", "checking permissions", "reading the binary",
+	"checking the hash", "sealing the binary", "launching", "waiting for the start", "first ping"}
+
+func (s Step) String() string { return stepTexts[s] }
+
+// A StartError says why a child did not start.
+type StartError struct {
+	Path string
+	Step Step
+	Err  error
+	// Output is the last line that the child wrote to its standard error, if any.
+	Output string
+}
+
+func (e *StartError) Error() string {
+	if e.Output != "" {
+		return fmt.Sprintf("%s: %v: %v: it says: %s", e.Path, e.Step, e.Err, e.Output)
+	}
+	return fmt.Sprintf("%s: %v: %v", e.Path, e.Step, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *StartError) Unwrap() error { return e.Err }
+
+// A Process is a child that runs. It is safe for concurrent use.
+type Process struct {
+	conn   net.Conn
+	client *plugin.Client
+	rpc    plugin.ClientProtocol
+	runner *launch
+	dir    string
+	closed sync.Once
+}
+
+// Start verifies the binary that spec names and runs it. It returns when the child is up. All its
+// errors are of type [*StartError]. The child is killed when this process ends, however it ends;
+// ctx is only for the start. The caller must call Close.
+func Start(ctx context.Context, spec Spec) (*Process, error) {
+	log := &lastLine{w: spec.Log}
+	p, step, err := start(ctx, spec, log)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, &StartError{Path: spec.Path, Step: step, Err: err, Output: log.String()}
+	}
+	return p, nil
+}
+
+func start(ctx context.Context, spec Spec, log io.Writer) (_ *Process, step Step, err error) {
+	binary, step, err := verified(spec.Path, spec.SHA256)
+	if err != nil {
+		return nil, step, err
+	}
+	defer binary.Close()
+	conn, childConn, err := socketpair()
+	if err != nil {
+		return nil, StepLaunch, err
+	}
+	defer childConn.Close()
+	p := &Process{conn: conn, runner: newLaunch(spec, childConn, binary)}
+	defer func() {
+		if err != nil {
+			p.Kill()
+		}
+	}()
+	// go-plugin makes its folder in here. It would leave its own behind if the launch failed.
+	if p.dir, err = os.MkdirTemp("", "mslkeep-"); err != nil {
+		return nil, StepLaunch, err
+	}
+	timeout := spec.StartTimeout
+	if timeout == 0 {
+		timeout = 15 * time.Second
+	}
+	p.client = plugin.NewClient(&plugin.ClientConfig{
+		HandshakeConfig:  handshake(spec.Protocol),
+		Plugins:          services,
+		RunnerFunc:       p.runner.prepare,
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		AutoMTLS:         true,
+		SkipHostEnv:      true,
+		StartTimeout:     timeout,
+		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: p.dir},
+		Stderr:           log,
+		Logger:           hclog.NewNullLogger(),
+	})
+	stop := context.AfterFunc(ctx, func() { p.runner.Kill(ctx) })
+	defer stop()
+	if _, err := p.client.Start(); err != nil {
+		if !p.runner.launched() {
+			return nil, StepLaunch, err
+		}
+		return nil, StepHandshake, err
+	}
+	if p.rpc, err = p.client.Client(); err != nil {
+		return nil, StepHandshake, err
+	}
+	if err := p.rpc.Ping(); err != nil {
+		return nil, StepPing, err
+	}
+	if ctx.Err() != nil {
+		return nil, StepPing, ctx.Err()
+	}
+	return p, 0, nil
+}
+
+func socketpair() (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	here, there := os.NewFile(uintptr(fds[0]), "conn"), os.NewFile(uintptr(fds[1]), "child conn")
+	defer here.Close()
+	conn, err := net.FileConn(here)
+	if err != nil {
+		there.Close()
+		return nil, nil, err
+	}
+	return conn, there, nil
+}
+
+// Conn returns this end of the socketpair. The caller may close it; the child then ends.
+func (p *Process) Conn() net.Conn { return p.conn }
+
+// PID returns the child's process id.
+func (p *Process) PID() int { return p.runner.pid() }
+
+// Done is closed when the child has ended.
+func (p *Process) Done() <-chan struct{} { return p.runner.ended }
+
+// Ping asks the child for a sign of life, and waits for it until ctx ends.
+func (p *Process) Ping(ctx context.Context) error {
+	answer := make(chan error, 1)
+	go func() { answer <- p.rpc.Ping() }() // ends at the latest with the child
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Close closes the connection, gives the child two seconds to end, and kills it. It returns when the
+// child has ended and nothing of it is left.
+func (p *Process) Close() error {
+	p.conn.Close()
+	select {
+	case <-p.Done():
+	case <-time.After(2 * time.Second):
+	}
+	p.Kill()
+	return nil
+}
+
+// Kill ends the child at once. It returns when nothing of it is left.
+func (p *Process) Kill() {
+	p.closed.Do(func() {
+		p.conn.Close()
+		p.runner.Kill(context.Background())
+		if p.client != nil {
+			p.client.Kill()
+		}
+		if p.dir != "" {
+			os.RemoveAll(p.dir)
+		}
+	})
+}
+
+// lastLine passes lines on, and remembers the last one.
+type lastLine struct {
+	w    io.Writer
+	mu   sync.Mutex
+	line strings.Builder
+	full bool
+}
+
+// Write gets a part of a line, or a line's end, as go-plugin splits them.
+func (l *lastLine) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	for _, c := range b {
+		if l.full {
+			l.line.Reset()
+			l.full = false
+		}
+		switch {
+		case c == '\n':
+			l.full = true
+		case l.line.Len() < 512:
+			l.line.WriteByte(c)
+		}
+	}
+	l.mu.Unlock()
+	if l.w == nil {
+		return len(b), nil
+	}
+	return l.w.Write(b)
+}
+
+func (l *lastLine) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.TrimSpace(l.line.String())
+}
