@@ -6,6 +6,7 @@ package msl
 import (
 	"context"
 	"io"
+	"slices"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
 )
@@ -99,7 +100,9 @@ func (o *opener) readTokens(ctx context.Context, m *Message, f *fields) error {
 		if err := t.checkBinding(m.verifier(), m.UserIDToken); err != nil {
 			return err
 		}
-		m.ServiceTokens = append(m.ServiceTokens, t)
+		if !slices.ContainsFunc(m.ServiceTokens, t.same) { // of equal tokens, the first counts
+			m.ServiceTokens = append(m.ServiceTokens, t)
+		}
 	}
 	return f.err
 }

@@ -70,6 +70,11 @@ func (t *ServiceToken) Replaces(o *ServiceToken) bool {
 		(t.UserIDTokenSerialNumber < 0) == (o.UserIDTokenSerialNumber < 0)
 }
 
+// same reports whether two tokens have the same name and are bound to the same tokens (§3.4).
+func (t *ServiceToken) same(o *ServiceToken) bool {
+	return t.Name == o.Name && t.MasterTokenSerialNumber == o.MasterTokenSerialNumber && t.UserIDTokenSerialNumber == o.UserIDTokenSerialNumber
+}
+
 // openServiceToken opens the data of a token that this side has keys for. A token that does not verify is
 // carried unopened; one whose verified data cannot be read is an error.
 func openServiceToken(ctx context.Context, cfg *Config, keys ServiceTokenKeys, t *ServiceToken) error {

@@ -87,7 +87,7 @@ type RefError struct {
 	Code      int    // with the base of 100000
 	Response  string
 	MessageID *int64 `json:"message_id"`
-	Cause     *RefError
+	Cause     string // name of the MSL error that it wraps, if any
 }
 
 // Refused returns the reference's error, or nil if it accepted the case.

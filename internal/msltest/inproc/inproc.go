@@ -1,0 +1,213 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package inproc gives tests a key agent in their own process, with the keys of the reference's vectors.
+// It is a package of its own, since what the agent is made of uses package msltest in its tests.
+package inproc
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mslkeep/mslkeep/internal/custody"
+	"github.com/mslkeep/mslkeep/msl"
+	"github.com/mslkeep/mslkeep/providers"
+	"github.com/mslkeep/mslkeep/providers/software"
+)
+
+// A KeySet is the keys of a crypto context. Wrapping may be missing.
+type KeySet struct {
+	EncryptionKey Hex `json:"encryption_key"`
+	HMACKey       Hex `json:"hmac_key"`
+	WrappingKey   Hex `json:"wrapping_key"`
+}
+
+// Hex is bytes that are hexadecimal text in JSON.
+type Hex []byte
+
+// UnmarshalJSON reads text, or nothing for null.
+func (h *Hex) UnmarshalJSON(b []byte) error {
+	var s string
+	if err := json.Unmarshal(b, &s); err != nil {
+		return err
+	}
+	v, err := hex.DecodeString(s)
+	*h = v
+	return err
+}
+
+// A User is a user of the vectors.
+type User struct {
+	Email, Password string
+	Name            string `json:"user"`
+}
+
+// Keys is what fixtures.json holds, as far as tests need it.
+type Keys struct {
+	MSL                  KeySet
+	Session              KeySet
+	ServiceTokenContexts map[string]KeySet `json:"service_token_contexts"`
+	PSK                  map[string]KeySet
+	KeyPairs             map[string]struct{ PKCS8, SPKI []byte } `json:"key_pairs"`
+	RSAStore             map[string]string                       `json:"rsa_store"`
+	Users                []User
+}
+
+// Fixtures returns the keys of the vectors. They are public.
+var Fixtures = sync.OnceValue(func() *Keys {
+	_, self, _, _ := runtime.Caller(0)
+	data, err := os.ReadFile(filepath.Join(filepath.Dir(self), "..", "testdata", "vectors", "fixtures.json"))
+	k := new(Keys)
+	if err == nil {
+		err = json.Unmarshal(data, k)
+	}
+	if err != nil {
+		panic(err)
+	}
+	return k
+})
+
+// Time is the clock of the agent: that of the vectors.
+var Time = time.Unix(1700000000, 0)
+
+// keyFile is a key file with all keys, and what unlocks it.
+var keyFile = sync.OnceValues(func() (file [2][]byte, err error) {
+	dir, err := os.MkdirTemp("", "mslkeep-inproc")
+	if err != nil {
+		return file, err
+	}
+	defer os.RemoveAll(dir)
+	file[1] = make([]byte, 32)
+	rand.Read(file[1])
+	if err := os.WriteFile(filepath.Join(dir, "unlock"), file[1], 0o600); err != nil {
+		return file, err
+	}
+	p, err := software.Create(filepath.Join(dir, "keys"), unlock(dir), software.Options{})
+	if err != nil {
+		return file, err
+	}
+	defer p.Close()
+	if err := fill(p, Fixtures()); err != nil {
+		return file, err
+	}
+	file[0], err = os.ReadFile(filepath.Join(dir, "keys"))
+	return file, err
+})
+
+func unlock(dir string) software.Unlock {
+	return software.Unlock{KeySource: "file:" + filepath.Join(dir, "unlock")}
+}
+
+// Provider returns a provider with all keys, and those of extra by the name of their set.
+func Provider(t testing.TB, extra map[string]KeySet) *software.Provider {
+	t.Helper()
+	file, err := keyFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for i, name := range []string{"keys", "unlock"} {
+		if err := os.WriteFile(filepath.Join(dir, name), file[i], 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, err := software.Open(filepath.Join(dir, "keys"), unlock(dir), software.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	for name, keys := range extra {
+		if err := importSet(p, name, keys); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p
+}
+
+func fill(p *software.Provider, f *Keys) error {
+	sets := map[string]KeySet{"msl": f.MSL}
+	for identity, k := range f.PSK {
+		name, err := custody.KeyName("psk/", identity)
+		if err != nil {
+			return err
+		}
+		sets[name] = k
+	}
+	for name, k := range f.ServiceTokenContexts {
+		if name == "" {
+			name = "default"
+		}
+		sets["service/"+name] = k
+	}
+	for _, name := range slices.Sorted(maps.Keys(sets)) {
+		if err := importSet(p, name, sets[name]); err != nil {
+			return err
+		}
+	}
+	ctx := context.Background()
+	for id, pair := range f.RSAStore {
+		if _, err := p.Import(ctx, "rsa/"+id, providers.RSA2048, slices.Clone(f.KeyPairs[pair].PKCS8)); err != nil {
+			return fmt.Errorf("RSA key %s: %w", id, err)
+		}
+	}
+	storage := make([]byte, 32)
+	rand.Read(storage)
+	_, err := p.Import(ctx, "storage", providers.AES256, storage)
+	return err
+}
+
+func importSet(p *software.Provider, name string, k KeySet) error {
+	for _, key := range []struct {
+		suffix string
+		t      providers.KeyType
+		bytes  []byte
+	}{{".enc", providers.AES128, k.EncryptionKey}, {".mac", providers.HMACSHA256, k.HMACKey}, {".wrap", providers.AES128, k.WrappingKey}} {
+		if len(key.bytes) == 0 {
+			continue
+		}
+		if _, err := p.Import(context.Background(), name+key.suffix, key.t, slices.Clone(key.bytes)); err != nil {
+			return fmt.Errorf("%s%s: %w", name, key.suffix, err)
+		}
+	}
+	return nil
+}
+
+// newEngine returns the agent's engine with all keys.
+func newEngine(t testing.TB, extra map[string]KeySet) *custody.Agent {
+	t.Helper()
+	a, err := custody.New(context.Background(), custody.Config{
+		Provider: Provider(t, extra), TokenKeys: "msl", StorageKey: "storage", Allow: []string{"RSA", "JWK_RSAES"},
+		Now: func() time.Time { return Time },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// Context returns a context that has the given keys: those of a pre-shared entity made for it.
+func Context(t testing.TB, k KeySet) msl.CryptoContext {
+	t.Helper()
+	if len(k.WrappingKey) == 0 {
+		k.WrappingKey = k.EncryptionKey
+	}
+	c, err := withKeys(t, map[string]KeySet{"psk/extra": k}).EntityContext(context.Background(), "PSK", "extra", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Session returns a context with the keys of the vectors' ready-made master tokens.
+func Session(t testing.TB) msl.CryptoContext { return Context(t, Fixtures().Session) }
