@@ -109,6 +109,11 @@ type outerHeader struct {
 
 func (h *outerHeader) encode() []byte {
 	var b mslenc.Builder
+	size := len(h.part.Data)
+	if h.master != nil {
+		size += len(h.master.Data)
+	}
+	b.Reset(make([]byte, 0, size/3*4+512))
 	if h.master != nil {
 		b.Object("mastertoken", h.master.Encoding())
 	} else {

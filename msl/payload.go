@@ -14,10 +14,9 @@ type payload struct {
 	Data        []byte // as on the wire when encoding, uncompressed when parsed
 }
 
-// encode appends the encoding to buf's storage and returns it.
-func (p *payload) encode(buf []byte) []byte {
+func (p *payload) encode() []byte {
 	var b mslenc.Builder
-	b.Reset(buf)
+	b.Binary("data", p.Data) // first, since that makes room for all
 	b.Int("sequencenumber", p.Sequence)
 	b.Int("messageid", p.MessageID)
 	if p.End {
@@ -26,7 +25,6 @@ func (p *payload) encode(buf []byte) []byte {
 	if p.Compression != "" {
 		b.String("compressionalgo", p.Compression)
 	}
-	b.Binary("data", p.Data)
 	return b.Bytes()
 }
 

@@ -14,7 +14,7 @@ type job struct {
 func (w *MessageWriter) chunk(end bool) job {
 	p := &payload{Sequence: w.sequence, MessageID: w.m.header.MessageID, End: end, Compression: w.m.compression, Data: w.buf}
 	w.sequence = addID(w.sequence, 1)
-	w.buf = nil
+	w.buf, w.spare = w.spare[:0], nil
 	return job{payload: p}
 }
 
@@ -51,6 +51,7 @@ func (w *MessageWriter) finish() {
 func (w *MessageWriter) writeOldest() {
 	s := <-w.inFlight[0]
 	w.inFlight = w.inFlight[1:]
+	w.spare = s.spare
 	if s.err == nil {
 		_, s.err = w.out.Write(s.encoded)
 		if s.err != nil {
@@ -63,13 +64,15 @@ func (w *MessageWriter) writeOldest() {
 // seal protects a job and returns its encoding. It reads nothing of w that changes.
 func (w *MessageWriter) seal(j job) sealed {
 	var plain [][]byte
+	var spare []byte
 	if j.payload != nil {
+		spare = j.payload.Data
 		if c := compress(j.payload.Compression, j.payload.Data); c != nil {
 			j.payload.Data = c
 		} else {
 			j.payload.Compression = ""
 		}
-		plain = append(plain, j.payload.encode(nil))
+		plain = append(plain, j.payload.encode())
 	}
 	together := j.header != nil && w.oneContext
 	var encoded []byte
@@ -100,7 +103,7 @@ func (w *MessageWriter) seal(j job) sealed {
 	for _, p := range parts {
 		encoded = append(encoded, encodeChunk(p)...)
 	}
-	return sealed{encoded: encoded}
+	return sealed{encoded: encoded, spare: spare}
 }
 
 func (w *MessageWriter) encodeHeader(p Part) []byte {

@@ -40,6 +40,7 @@ type MessageWriter struct {
 	oneContext  bool   // header and payloads are sealed together
 	plainHeader []byte // until it is being sealed
 	buf         []byte // data of the next chunk
+	spare       []byte // memory for the chunk after it
 	sequence    int64  // of the next chunk
 	inFlight    []chan sealed
 	err         error
@@ -49,6 +50,7 @@ type MessageWriter struct {
 // sealed is the encoding of what a seal call covered.
 type sealed struct {
 	encoded []byte
+	spare   []byte // memory of the data, to be used again
 	err     error
 }
 
