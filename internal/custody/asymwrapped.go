@@ -203,7 +203,7 @@ type rsaUnwrapper struct {
 // Unwrap decrypts. The caller wipes the result.
 func (w rsaUnwrapper) Unwrap(ctx context.Context, wrapped []byte) ([]byte, error) {
 	b, err := w.private.DecryptRSA(ctx, w.mechanism, wrapped)
-	if err != nil && codeOf(err) == wire.VerificationFailed {
+	if err != nil && codeOf(err) == wire.VerificationFailed && numberOf(err) == noNumber {
 		return nil, &fault{code: wire.VerificationFailed, number: mslCiphertextBadPadding, what: "decrypting with an RSA key", err: err}
 	}
 	return b, err

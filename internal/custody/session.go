@@ -56,12 +56,8 @@ type session struct {
 
 // newSession expands the keys, which the session owns from then on if there is no error.
 func newSession(keys *sessionKeys, identity string, sequenceNumber int64) (*session, error) {
-	id := strconv.FormatInt(sequenceNumber, 10)
-	if identity != "" {
-		id = identity + "_" + id
-	}
 	s := &session{keys: keys, identity: identity, sequenceNumber: sequenceNumber}
-	s.label = keyLabel(id)
+	s.label = keyLabel(identity + "_" + strconv.FormatInt(sequenceNumber, 10))
 	enc, err := newAESCBC(keys.enc)
 	if err != nil {
 		return nil, err
