@@ -31,25 +31,25 @@ func (b *Builder) Bytes() []byte {
 
 // String adds text. Bytes that are not UTF-8 become U+FFFD.
 func (b *Builder) String(name, v string) {
-	b.name(name)
+	b.name(name, len(v))
 	b.buf = appendText(b.buf, v)
 }
 
 // Bool adds a boolean.
 func (b *Builder) Bool(name string, v bool) {
-	b.name(name)
+	b.name(name, 0)
 	b.buf = strconv.AppendBool(b.buf, v)
 }
 
 // Int adds an integer.
 func (b *Builder) Int(name string, v int64) {
-	b.name(name)
+	b.name(name, 0)
 	b.buf = strconv.AppendInt(b.buf, v, 10)
 }
 
 // Binary adds bytes as base64.
 func (b *Builder) Binary(name string, v []byte) {
-	b.name(name)
+	b.name(name, len(v)/3*4)
 	b.buf = append(b.buf, '"')
 	b.buf = base64.StdEncoding.AppendEncode(b.buf, v)
 	b.buf = append(b.buf, '"')
@@ -57,13 +57,13 @@ func (b *Builder) Binary(name string, v []byte) {
 
 // Object adds an object that is encoded already, and not checked.
 func (b *Builder) Object(name string, encoded []byte) {
-	b.name(name)
+	b.name(name, len(encoded))
 	b.buf = append(b.buf, encoded...)
 }
 
 // Objects adds an array of objects that are encoded already, and not checked.
 func (b *Builder) Objects(name string, encoded [][]byte) {
-	b.name(name)
+	b.name(name, 0)
 	b.buf = append(b.buf, '[')
 	for i, e := range encoded {
 		if i > 0 {
@@ -76,7 +76,7 @@ func (b *Builder) Objects(name string, encoded [][]byte) {
 
 // Strings adds an array of texts.
 func (b *Builder) Strings(name string, v []string) {
-	b.name(name)
+	b.name(name, 0)
 	b.buf = append(b.buf, '[')
 	for i, s := range v {
 		if i > 0 {
@@ -87,7 +87,11 @@ func (b *Builder) Strings(name string, v []string) {
 	b.buf = append(b.buf, ']')
 }
 
-func (b *Builder) name(name string) {
+// name begins a member whose value will take about size bytes.
+func (b *Builder) name(name string, size int) {
+	if b.buf == nil {
+		b.buf = make([]byte, 0, size+256)
+	}
 	if len(b.buf) == 0 {
 		b.buf = append(b.buf, '{')
 	} else if len(b.buf) > 1 {

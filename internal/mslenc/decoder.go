@@ -110,10 +110,11 @@ func (d *Decoder) release() {
 
 // restart readies the scanner for the next object.
 func (d *Decoder) restart() {
-	d.s = scanner{limits: d.limits, entries: d.s.entries[:0], open: d.s.open[:0]}
-	if cap(d.s.entries) > 256 {
-		d.s.entries, d.s.open = nil, nil
+	entries := d.s.entries[:0]
+	if cap(entries) > 256 {
+		entries = nil
 	}
+	d.s = scanner{limits: d.limits, entries: entries}
 	d.space = 0
 	d.scanned = false
 }

@@ -6,7 +6,6 @@ package mslenc
 import (
 	"iter"
 	"math"
-	"slices"
 	"strconv"
 )
 
@@ -49,9 +48,7 @@ func ParseLimited(b []byte, l Limits) (Object, error) {
 
 // parse scans the object or array at the start of b.
 func parse(b []byte, l Limits) (raw []byte, members []entry, err error) {
-	var entries [16]entry
-	var open [8]frame
-	s := scanner{limits: l, entries: entries[:0], open: open[:0]}
+	s := scanner{limits: l, entries: make([]entry, 0, min(8, len(b)/8+1))}
 	complete, err := s.scan(b)
 	if err == nil && !complete {
 		err = syntaxError("no end")
@@ -59,7 +56,7 @@ func parse(b []byte, l Limits) (raw []byte, members []entry, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return b[:s.pos:s.pos], slices.Clone(s.entries), nil
+	return b[:s.pos:s.pos], s.entries, nil
 }
 
 // Encoding returns the exact bytes of the object, from brace to brace. They are not a copy.
@@ -70,14 +67,14 @@ func (o Object) IsZero() bool { return o.raw == nil }
 
 // Has reports whether o has a member of that name.
 func (o Object) Has(name string) bool {
-	_, ok := o.find(name)
-	return ok
+	return o.find(name) != nil
 }
 
 // Members yields each member's name and the exact bytes of its value, in the order of the encoding.
 func (o Object) Members() iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
-		for _, e := range o.members {
+		for i := range o.members {
+			e := &o.members[i]
 			if !yield(e.decodedName(o.raw), o.raw[e.value:e.valueEnd:e.valueEnd]) {
 				return
 			}
@@ -85,34 +82,41 @@ func (o Object) Members() iter.Seq2[string, []byte] {
 	}
 }
 
-func (o Object) find(name string) (entry, bool) {
-	for _, e := range o.members {
+func (o Object) find(name string) *entry {
+	for i := range o.members {
+		e := &o.members[i]
 		if !e.nameEscaped && string(o.raw[e.name:e.nameEnd]) == name ||
 			e.nameEscaped && e.decodedName(o.raw) == name {
-			return e, true
+			return e
 		}
 	}
-	return entry{}, false
+	return nil
 }
 
-// typed returns a member's value if its first byte is one of first.
-func (o Object) typed(name, first string) (raw []byte, e entry, err error) {
-	e, ok := o.find(name)
-	if !ok {
-		return nil, e, &FieldError{Name: name, Kind: ErrMissing}
+// typed returns a member's value if it is of that kind, which is the first byte of its encoding; '0'
+// stands for all numbers and 't' for both booleans.
+func (o Object) typed(name string, kind byte) (raw []byte, e *entry, err error) {
+	e = o.find(name)
+	if e == nil {
+		return nil, nil, &FieldError{Name: name, Kind: ErrMissing}
 	}
 	raw = o.raw[e.value:e.valueEnd:e.valueEnd]
-	for i := range len(first) {
-		if raw[0] == first[i] {
-			return raw, e, nil
-		}
+	first := raw[0]
+	switch {
+	case first == '-' || '0' <= first && first <= '9':
+		first = '0'
+	case first == 'f':
+		first = 't'
 	}
-	return nil, e, &FieldError{Name: name, Kind: ErrType}
+	if first != kind {
+		return nil, nil, &FieldError{Name: name, Kind: ErrType}
+	}
+	return raw, e, nil
 }
 
 // String returns a text member.
 func (o Object) String(name string) (string, error) {
-	raw, e, err := o.typed(name, `"`)
+	raw, e, err := o.typed(name, '"')
 	if err != nil {
 		return "", err
 	}
@@ -121,13 +125,13 @@ func (o Object) String(name string) (string, error) {
 
 // Bool returns a boolean member.
 func (o Object) Bool(name string) (bool, error) {
-	raw, _, err := o.typed(name, "tf")
+	raw, _, err := o.typed(name, 't')
 	return err == nil && raw[0] == 't', err
 }
 
 // Int returns a member that is a plain integer: without fraction or exponent, and of 64 bits.
 func (o Object) Int(name string) (int64, error) {
-	raw, _, err := o.typed(name, "-0123456789")
+	raw, _, err := o.typed(name, '0')
 	if err != nil {
 		return 0, err
 	}
@@ -152,7 +156,7 @@ func (o Object) Int32(name string) (int32, error) {
 
 // Binary returns the bytes of a base64 member, in fresh memory.
 func (o Object) Binary(name string) ([]byte, error) {
-	raw, e, err := o.typed(name, `"`)
+	raw, e, err := o.typed(name, '"')
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +173,7 @@ func (o Object) Binary(name string) ([]byte, error) {
 
 // Object returns a member that is an object.
 func (o Object) Object(name string) (Object, error) {
-	raw, _, err := o.typed(name, "{")
+	raw, _, err := o.typed(name, '{')
 	if err != nil {
 		return Object{}, err
 	}
@@ -179,7 +183,7 @@ func (o Object) Object(name string) (Object, error) {
 
 // Objects returns a member that is an array of objects.
 func (o Object) Objects(name string) ([]Object, error) {
-	raw, _, err := o.typed(name, "[")
+	raw, _, err := o.typed(name, '[')
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +207,7 @@ func (o Object) Objects(name string) ([]Object, error) {
 
 // Strings returns a member that is an array of texts.
 func (o Object) Strings(name string) ([]string, error) {
-	raw, _, err := o.typed(name, "[")
+	raw, _, err := o.typed(name, '[')
 	if err != nil {
 		return nil, err
 	}

@@ -40,8 +40,12 @@ type scanner struct {
 	count   int // members and elements so far
 	state   state
 	escaped bool    // the string that is being read has an escape
-	open    []frame // open objects and arrays, the outermost first
 	entries []entry // names of all open objects; for the outermost one, with values
+
+	// Open objects and arrays, the outermost first; those past the array are in deep.
+	open  [8]frame
+	deep  []frame
+	depth int
 }
 
 type state uint8
@@ -62,8 +66,15 @@ const (
 // A frame is an open object or array.
 type frame struct {
 	array bool
-	first int                 // index in entries of its first name
+	first int32               // index in entries of its first name
 	seen  map[string]struct{} // its names, once they are too many to compare one by one
+}
+
+func (s *scanner) top() *frame {
+	if s.depth <= len(s.open) {
+		return &s.open[s.depth-1]
+	}
+	return &s.deep[s.depth-len(s.open)-1]
 }
 
 // An entry is a member of an object or an element of an array. Positions are relative to the start of
@@ -75,7 +86,7 @@ type entry struct {
 	valueEscaped    bool
 }
 
-// comparable names: up to this many, each new one is compared with all before; above, with a map.
+// Up to this many names, each new one is compared with all before it; from then on a map knows them.
 const linearNames = 16
 
 // scan reads on in b, which is the value from its first byte to the last that has arrived. It reports
@@ -136,12 +147,11 @@ func (s *scanner) token(b []byte, c byte) (more bool, err error) {
 		s.pos++
 		s.state = atValue
 	case atEnd:
-		top := &s.open[len(s.open)-1]
 		switch c {
 		case ',':
 			s.pos++
 			s.state = atName
-			if top.array {
+			if s.top().array {
 				s.state = atValue
 			}
 		case '}', ']':
@@ -167,7 +177,7 @@ func (s *scanner) value(b []byte, c byte) (more bool, err error) {
 	word := ""
 	switch {
 	case c == '{' || c == '[':
-		if len(s.open) >= s.limits.Depth {
+		if s.depth >= s.limits.Depth {
 			return false, limitError("nesting")
 		}
 	case c == '"' || c == '-' || '0' <= c && c <= '9':
@@ -214,7 +224,7 @@ func (s *scanner) note(start int) error {
 	if s.count++; s.count > s.limits.Members+1 { // the outermost value is not counted
 		return limitError("members")
 	}
-	if len(s.open) == 1 {
+	if s.depth == 1 {
 		if s.open[0].array {
 			s.entries = append(s.entries, entry{})
 		}
@@ -225,31 +235,36 @@ func (s *scanner) note(start int) error {
 
 func (s *scanner) push(array bool, next state) {
 	s.pos++
-	s.open = append(s.open, frame{array: array, first: len(s.entries)})
+	if s.depth++; s.depth > len(s.open) {
+		s.deep = append(s.deep, frame{})
+	}
+	*s.top() = frame{array: array, first: int32(len(s.entries))}
 	s.state = next
 }
 
 // close ends the innermost object or array.
 func (s *scanner) close(array bool) error {
-	top := len(s.open) - 1
-	if s.open[top].array != array {
+	top := s.top()
+	if top.array != array {
 		return syntaxError("wrong bracket")
 	}
 	s.pos++
-	if top == 0 {
+	if s.depth == 1 {
 		s.state = done
 		return nil
 	}
-	s.entries = s.entries[:s.open[top].first]
-	s.open[top] = frame{}
-	s.open = s.open[:top]
+	s.entries = s.entries[:top.first]
+	top.seen = nil
+	if s.depth--; s.depth >= len(s.open) {
+		s.deep = s.deep[:s.depth-len(s.open)]
+	}
 	s.end(s.pos)
 	return nil
 }
 
 // end ends a value before position end.
 func (s *scanner) end(end int) {
-	if len(s.open) == 1 {
+	if s.depth == 1 {
 		e := &s.entries[len(s.entries)-1]
 		e.valueEnd = uint32(end)
 		e.valueEscaped = s.escaped
@@ -277,23 +292,24 @@ func (s *scanner) text(b []byte) (more bool, err error) {
 
 // name adds a member's name, which must be new in its object.
 func (s *scanner) name(b []byte, e entry) error {
-	top := &s.open[len(s.open)-1]
+	top := s.top()
 	names := s.entries[top.first:]
-	if top.seen == nil && len(names) >= linearNames {
-		top.seen = make(map[string]struct{}, 2*linearNames)
-		for _, other := range names {
-			top.seen[other.decodedName(b)] = struct{}{}
-		}
-	}
 	duplicate := false
-	if top.seen != nil {
+	switch {
+	case top.seen == nil && len(names) < linearNames:
+		for i := range names {
+			duplicate = duplicate || e.sameName(&names[i], b)
+		}
+	case top.seen == nil:
+		top.seen = make(map[string]struct{}, 2*linearNames)
+		for i := range names {
+			top.seen[names[i].decodedName(b)] = struct{}{}
+		}
+		fallthrough
+	default:
 		name := e.decodedName(b)
 		_, duplicate = top.seen[name]
 		top.seen[name] = struct{}{}
-	} else {
-		for _, other := range names {
-			duplicate = duplicate || sameName(b, e, other)
-		}
 	}
 	if duplicate {
 		return syntaxError("duplicate member name")
@@ -302,15 +318,15 @@ func (s *scanner) name(b []byte, e entry) error {
 	return nil
 }
 
-func (e entry) decodedName(b []byte) string {
+func (e *entry) decodedName(b []byte) string {
 	return decodeText(b[e.name:e.nameEnd], e.nameEscaped)
 }
 
-func sameName(b []byte, x, y entry) bool {
-	if x.nameEscaped || y.nameEscaped {
-		return x.decodedName(b) == y.decodedName(b)
+func (e *entry) sameName(other *entry, b []byte) bool {
+	if e.nameEscaped || other.nameEscaped {
+		return e.decodedName(b) == other.decodedName(b)
 	}
-	return string(b[x.name:x.nameEnd]) == string(b[y.name:y.nameEnd])
+	return string(b[e.name:e.nameEnd]) == string(b[other.name:other.nameEnd])
 }
 
 // number reads on in a number. It checks the form when the whole of it is there.

@@ -59,24 +59,37 @@ func scanText(b []byte, i int, escaped *bool) (int, verdict) {
 }
 
 // plainLen returns how many bytes at the start of b are printable ASCII, quote and backslash excepted.
-// It looks at eight bytes at once.
 func plainLen(b []byte) int {
-	const ones, highs = 0x0101010101010101, 0x8080808080808080
-	n := 0
-	for ; len(b)-n >= 8; n += 8 {
-		w := binary.LittleEndian.Uint64(b[n:])
-		quote := w ^ ones*'"'
-		slash := w ^ ones*'\\'
-		// The lowest set bit is exact: a borrow can only reach bytes above one that does stop us.
-		stop := ((quote-ones)&^quote | (slash-ones)&^slash | (w-ones*' ')&^w | w) & highs
-		if stop != 0 {
-			return n + bits.TrailingZeros64(stop)/8
+	rest := b
+	for len(rest) >= 32 {
+		if plainBits(rest)&plainBits(rest[8:])&plainBits(rest[16:])&plainBits(rest[24:]) != highBits {
+			break
+		}
+		rest = rest[32:]
+	}
+	for len(rest) >= 8 {
+		// No byte's verdict depends on one after it, so the first that is not plain is exact.
+		if other := plainBits(rest) ^ highBits; other != 0 {
+			return len(b) - len(rest) + bits.TrailingZeros64(other)/8
+		}
+		rest = rest[8:]
+	}
+	for i, c := range rest {
+		if c < ' ' || c >= 0x80 || c == '"' || c == '\\' {
+			return len(b) - len(rest) + i
 		}
 	}
-	for n < len(b) && b[n] >= ' ' && b[n] < 0x80 && b[n] != '"' && b[n] != '\\' {
-		n++
-	}
-	return n
+	return len(b)
+}
+
+const highBits = 0x8080808080808080
+
+// plainBits tells of eight bytes at once whether they are plain, each by its high bit. For a byte x
+// below 0x80, x+0x7f sets it unless x is 0, and x+0x60 sets it if x is a space or above.
+func plainBits(b []byte) uint64 {
+	const ones = highBits >> 7
+	w := binary.LittleEndian.Uint64(b)
+	return ((w ^ ones*'"') + ones*0x7f) & ((w ^ ones*'\\') + ones*0x7f) & (w + ones*0x60) &^ w & highBits
 }
 
 // escapeLen returns the length of the escape at the start of b. A surrogate pair is one escape.

@@ -111,7 +111,7 @@ func typedValue(c msltest.Case) error {
 	short, errShort := o.Int32("k")
 	data, errData := o.Binary("k")
 	_, errObject := o.Object("k")
-	raw, _, errArray := o.typed("k", "[")
+	raw, _, errArray := o.typed("k", '[')
 	array := int64(0)
 	if errArray == nil {
 		_, elements, err := parse(raw, unlimited)
