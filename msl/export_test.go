@@ -162,3 +162,19 @@ func Respond(ctx context.Context, cfg *Config, keys ServerKeys, req *Message, ou
 func (c *Config) ParseRemote(encoded []byte) (EntityAuthData, error) {
 	return parseEntityAuthData(parseFields(encoded, "test", MSLParseError), c.remoteScheme)
 }
+
+var SealServiceToken = sealServiceToken
+
+// OpenServiceToken does what readTokens does with each service token.
+func OpenServiceToken(ctx context.Context, cfg *Config, keys ServiceTokenKeys, encoded []byte, m *MasterToken, u *UserIDToken) (*ServiceToken, error) {
+	t, err := ParseServiceToken(encoded)
+	if err != nil {
+		return nil, err
+	}
+	if err := openServiceToken(ctx, cfg, keys, t); err != nil {
+		return nil, err
+	}
+	return t, t.checkBinding(m, u)
+}
+
+func (t *MasterToken) Same(o *MasterToken) bool { return t.same(o) }

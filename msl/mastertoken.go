@@ -4,6 +4,7 @@
 package msl
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
@@ -101,10 +102,10 @@ func (t *MasterToken) NewerThan(o *MasterToken) bool {
 	return this < that-mslenc.MaxLong+window
 }
 
-// same reports whether two tokens are the same one: equal serial number, sequence number and expiration.
+// same reports whether two tokens are the same one, to the last byte. A server sends a token back as it came.
 func (t *MasterToken) same(o *MasterToken) bool {
 	if t == nil || o == nil {
 		return t == o
 	}
-	return t.SerialNumber == o.SerialNumber && t.SequenceNumber == o.SequenceNumber && t.Expiration == o.Expiration
+	return bytes.Equal(t.Data, o.Data) && bytes.Equal(t.Signature, o.Signature)
 }

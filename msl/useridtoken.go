@@ -72,11 +72,3 @@ func (t *UserIDToken) Renewable(now time.Time) bool {
 func (t *UserIDToken) Expired(now time.Time) bool {
 	return !now.IsZero() && reached(t.Expiration, now)
 }
-
-// same reports whether two tokens are the same one: equal serial numbers of token and master token.
-func (t *UserIDToken) same(o *UserIDToken) bool {
-	if t == nil || o == nil {
-		return t == o
-	}
-	return t.SerialNumber == o.SerialNumber && t.MasterTokenSerialNumber == o.MasterTokenSerialNumber
-}

@@ -151,47 +151,54 @@ func messageVectors(t *testing.T) {
 	msltest.Vectors(t, "messages.json", groups)
 }
 
-// openVector opens a message as the receiver that the case names.
-func openVector(t testing.TB, c msltest.Case) (*msl.Message, error) {
+// vectorOpener returns the receiver that the case names.
+func vectorOpener(t testing.TB, c msltest.Case) *msl.Opener {
 	o := server(t, vectorConfig())
 	if c.String("receiver") == "client" {
 		o.Tokens = nil
 		o.Config.Entity, o.Config.Policy = msl.PSK("psk-client"), nil
-		o.Session = func(*msl.MasterToken) msl.CryptoContext {
-			if !c.Bool("stored_session") {
+		var stored msl.CryptoContext
+		if c.Bool("stored_session") {
+			stored = inproc.Session(t)
+		}
+		var known *msl.MasterToken
+		o.Session = func(m *msl.MasterToken) msl.CryptoContext {
+			if known == nil {
+				known = m
+			}
+			if !known.Same(m) {
 				return nil
 			}
-			return inproc.Session(t)
+			return stored
 		}
 		if c.Has("request") {
 			var request struct{ Encoded []byte }
 			c.Into("request", &request)
 			r, err := msl.ParseKeyRequest(request.Encoded)
 			if err != nil {
-				return nil, err
+				t.Fatal(err)
 			}
 			keys := inproc.KeySet{EncryptionKey: c.Hex("new_encryption_key"), HMACKey: c.Hex("new_hmac_key")}
-			o.Requests = map[string]msl.PendingExchange{r.Scheme: &knownExchange{t: t, keys: keys}}
+			if len(keys.EncryptionKey) > 0 {
+				o.Requests = map[string]msl.PendingExchange{r.Scheme: knownExchange{inproc.Context(t, keys)}}
+			}
 		}
 	}
-	return o.Open(context.Background(), bytes.NewReader(c.Bytes("message")))
+	return o
 }
 
 // knownExchange gives the session keys that a case says its exchange made: the private keys of the
 // exchanges are the reference's, and agents make their own.
-type knownExchange struct {
-	t    testing.TB
-	keys inproc.KeySet
-}
+type knownExchange struct{ session msl.CryptoContext }
 
-func (*knownExchange) KeyData() []byte { return nil }
-func (*knownExchange) Discard()        {}
-func (k *knownExchange) Finish(context.Context, []byte, msl.Token, string, int64) (msl.CryptoContext, error) {
-	return inproc.Context(k.t, k.keys), nil
+func (knownExchange) KeyData() []byte { return nil }
+func (knownExchange) Discard()        {}
+func (k knownExchange) Finish(context.Context, []byte, msl.Token, string, int64) (msl.CryptoContext, error) {
+	return k.session, nil
 }
 
 func checkMessage(t testing.TB, c msltest.Case) error {
-	m, err := openVector(t, c)
+	m, err := vectorOpener(t, c).Open(context.Background(), bytes.NewReader(c.Bytes("message")))
 	if done, differs := refused(c, err); done {
 		return differs
 	}
