@@ -59,6 +59,7 @@ func decodeBase64(src []byte) ([]byte, error) {
 			return r
 		}, src)
 		n, err = standard.Decode(dst, packed)
+		clear(packed) // it may hold a key
 	}
 	if err != nil {
 		return nil, errBase64

@@ -65,10 +65,6 @@ func (d *Decoder) Ready() bool {
 	return d.scanned || d.bad != nil
 }
 
-// Buffered returns the bytes that were read from the stream and not returned by Next yet. They are
-// valid until the next call of a method.
-func (d *Decoder) Buffered() []byte { return d.buf[d.start+d.given:] }
-
 func (d *Decoder) next(spaceAllowed bool) (Object, error) {
 	d.release()
 	for {

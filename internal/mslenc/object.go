@@ -163,6 +163,7 @@ func (o Object) Binary(name string) ([]byte, error) {
 	text := raw[1 : len(raw)-1]
 	if e.valueEscaped {
 		text = unescape(text)
+		defer clear(text) // it may hold a key
 	}
 	b, err := decodeBase64(text)
 	if err != nil {

@@ -3,32 +3,6 @@
 
 package mslenc
 
-import "math"
-
-// Limits bound one object, nested values included. A zero field means the default.
-type Limits struct {
-	Size    int // bytes; default 16 MiB
-	Depth   int // objects and arrays open at once, the outermost counted; default 64
-	Members int // members and array elements in all; default 16384
-}
-
-func (l Limits) orDefault() Limits {
-	pick := func(v, def int) int {
-		if v <= 0 {
-			return def
-		}
-		return v
-	}
-	return Limits{
-		Size:    min(pick(l.Size, 16<<20), math.MaxInt32), // positions are kept in 32 bits
-		Depth:   pick(l.Depth, 64),
-		Members: pick(l.Members, 1<<14),
-	}
-}
-
-// unlimited is for values inside an object that was held to limits already.
-var unlimited = Limits{Size: math.MaxInt32, Depth: math.MaxInt32, Members: math.MaxInt32}
-
 // A scanner validates one JSON object or array (RFC 8259) that may arrive in pieces, and notes where
 // the members of the outermost one are. It looks at every byte a bounded number of times, however
 // small the pieces are. Stricter than RFC 8259: names are unique, strings are valid Unicode, and null
@@ -327,57 +301,4 @@ func (e *entry) sameName(other *entry, b []byte) bool {
 		return e.decodedName(b) == other.decodedName(b)
 	}
 	return string(b[e.name:e.nameEnd]) == string(b[other.name:other.nameEnd])
-}
-
-// number reads on in a number. It checks the form when the whole of it is there.
-func (s *scanner) number(b []byte) error {
-	for s.pos < len(b) {
-		switch c := b[s.pos]; {
-		case '0' <= c && c <= '9', c == '-', c == '+', c == '.', c == 'e', c == 'E':
-			s.pos++
-			continue
-		}
-		if !validNumber(b[s.tok:s.pos]) {
-			return syntaxError("number")
-		}
-		s.end(s.pos)
-		break
-	}
-	return nil
-}
-
-// validNumber reports whether b is a number of RFC 8259, section 6.
-func validNumber(b []byte) bool {
-	digits := func() bool {
-		n := 0
-		for n < len(b) && '0' <= b[n] && b[n] <= '9' {
-			n++
-		}
-		b = b[n:]
-		return n > 0
-	}
-	if len(b) > 0 && b[0] == '-' {
-		b = b[1:]
-	}
-	if len(b) > 0 && b[0] == '0' {
-		b = b[1:]
-	} else if !digits() {
-		return false
-	}
-	if len(b) > 0 && b[0] == '.' {
-		b = b[1:]
-		if !digits() {
-			return false
-		}
-	}
-	if len(b) > 0 && (b[0] == 'e' || b[0] == 'E') {
-		b = b[1:]
-		if len(b) > 0 && (b[0] == '-' || b[0] == '+') {
-			b = b[1:]
-		}
-		if !digits() {
-			return false
-		}
-	}
-	return len(b) == 0
 }
