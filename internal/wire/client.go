@@ -54,7 +54,13 @@ type call struct {
 	coder coder
 }
 
-var errLost = Fail(Transient, "agent connection lost")
+var (
+	errLost = Fail(Transient, "agent connection lost")
+
+	// ErrNotSent is the error of a Call that came after the connection was lost: another connection may
+	// carry its request. It is [Transient].
+	ErrNotSent = Fail(Transient, "no connection to the agent")
+)
 
 // NewClient exchanges Hello on conn, which it owns from now on and closes if it fails. The deadline of
 // ctx, or Options.Timeout, holds for the exchange only.
@@ -243,7 +249,6 @@ func (c *Client) flush() {
 
 // read takes answers to their callers until the connection ends.
 func (c *Client) read() {
-	defer close(c.done)
 	for {
 		f, err := c.frames.next()
 		if err == nil {
@@ -338,6 +343,7 @@ func (c *Client) fail(err error) {
 		return
 	}
 	c.err = err
+	close(c.done)
 	c.conn.Close()
 	c.sweeper.Stop()
 	for id, p := range c.calls {

@@ -37,7 +37,7 @@ type admission struct {
 // and gives it away while it waits.
 func (c *Client) admit(ctx context.Context, size int) error {
 	if c.err != nil {
-		return errLost
+		return ErrNotSent
 	}
 	if len(c.queue) == 0 && c.room.take(size) {
 		return nil
@@ -49,7 +49,7 @@ func (c *Client) admit(ctx context.Context, size int) error {
 	c.out.Lock()
 	switch {
 	case c.err != nil:
-		return errLost
+		return ErrNotSent
 	case err == nil:
 		return nil
 	}
