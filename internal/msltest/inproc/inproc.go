@@ -20,7 +20,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mslkeep/mslkeep/agent"
 	"github.com/mslkeep/mslkeep/internal/custody"
+	"github.com/mslkeep/mslkeep/internal/wire"
 	"github.com/mslkeep/mslkeep/msl"
 	"github.com/mslkeep/mslkeep/providers"
 	"github.com/mslkeep/mslkeep/providers/software"
@@ -183,8 +185,10 @@ func importSet(p *software.Provider, name string, k KeySet) error {
 	return nil
 }
 
-// newEngine returns the agent's engine with all keys.
-func newEngine(t testing.TB, extra map[string]KeySet) *custody.Agent {
+// Agent returns an agent in this process, with the keys of the vectors. It ends with the test.
+func Agent(t testing.TB) *agent.Client { return withKeys(t, nil) }
+
+func withKeys(t testing.TB, extra map[string]KeySet) *agent.Client {
 	t.Helper()
 	a, err := custody.New(context.Background(), custody.Config{
 		Provider: Provider(t, extra), TokenKeys: "msl", StorageKey: "storage", Allow: []string{"RSA", "JWK_RSAES"},
@@ -193,7 +197,9 @@ func newEngine(t testing.TB, extra map[string]KeySet) *custody.Agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return a
+	p := a.NewPeer()
+	t.Cleanup(p.Close)
+	return agent.New(wire.Direct{Handler: p})
 }
 
 // Context returns a context that has the given keys: those of a pre-shared entity made for it.
