@@ -79,6 +79,33 @@ func (u Unlock) read(isNew bool) (*secret.Bytes, error) {
 	return secret.Take(line), nil
 }
 
+// NewUnlockKey makes a file with a random key, in hexadecimal, to be used as KeySource "file:" + path. It
+// fails if there is a file.
+func NewUnlockKey(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return failure(providers.Device, "making a key to unlock with", err)
+	}
+	k := secret.Random(keySize)
+	defer k.Wipe()
+	text := make([]byte, 2*keySize+1)
+	defer secret.Wipe(text)
+	hex.Encode(text, secret.Reveal(k))
+	text[2*keySize] = '\n'
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		os.Remove(path)
+		return failure(providers.Device, "making a key to unlock with", err)
+	}
+	return nil
+}
+
 // locked keeps the code of an error that has one.
 func locked(op string, err error) error {
 	if _, ok := errors.AsType[*providers.Error](err); ok {

@@ -1,0 +1,98 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/mslkeep/mslkeep/internal/custody"
+	"github.com/mslkeep/mslkeep/internal/wire"
+	"github.com/mslkeep/mslkeep/providers/software"
+)
+
+// initKeys makes what the configuration names and is not there. It can be run again.
+func initKeys(ctx context.Context, cfg *config, out io.Writer) error {
+	log, err := openKeyLog(cfg)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	keys, err := openOrCreate(cfg, software.Options{KeyLog: log}, out)
+	if err != nil {
+		return &exitError{exitKeys, err, keysHint(err, cfg)}
+	}
+	defer keys.Close()
+	// An agent without roles, so that it does not ask for keys that are yet to be made.
+	agent, err := custody.New(ctx, custody.Config{Provider: keys, KeyLog: log})
+	if err != nil {
+		return err
+	}
+	peer := agent.NewPeer()
+	defer peer.Close()
+	service, err := custody.KeyName(cfg.ServicePrefix, "default")
+	if err != nil {
+		return err
+	}
+	for _, k := range []struct{ name, keyType string }{
+		{cfg.TokenKeys, "keyset"}, {cfg.StorageKey, "aes-256"}, {service, "keyset"},
+	} {
+		if k.name == "" {
+			continue
+		}
+		if err := ensureKey(ctx, peer, k.name, k.keyType, out); err != nil {
+			return fmt.Errorf("making %s: %w", k.name, err)
+		}
+	}
+	return nil
+}
+
+// openOrCreate opens the file of keys, or makes it, and a key to unlock it if that is to be in a file.
+func openOrCreate(cfg *config, o software.Options, out io.Writer) (*software.Provider, error) {
+	keys, err := software.Open(cfg.Keys, cfg.unlock(), o)
+	if !errors.Is(err, os.ErrNotExist) || !missing(cfg.Keys) {
+		return keys, err
+	}
+	if path, ok := strings.CutPrefix(cfg.KeySource, "file:"); ok && missing(path) {
+		if err := software.NewUnlockKey(path); err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(out, "made %s, which unlocks the keys: back it up, apart from them\n", path)
+	}
+	if keys, err = software.Create(cfg.Keys, cfg.unlock(), o); err == nil {
+		fmt.Fprintf(out, "made %s\n", cfg.Keys)
+	}
+	return keys, err
+}
+
+func missing(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// ensureKey generates a key, or a key set, unless it is there.
+func ensureKey(ctx context.Context, peer *custody.Peer, name, keyType string, out io.Writer) error {
+	reply, err := peer.Handle(ctx, &wire.KeysRequest{Prefix: name})
+	if err != nil {
+		return err
+	}
+	for _, k := range reply.(*wire.KeysReply).Keys {
+		if k.Name == name || strings.HasPrefix(k.Name, name+".") {
+			fmt.Fprintf(out, "%s is there\n", name)
+			return nil
+		}
+	}
+	reply, err = peer.Handle(ctx, &wire.GenerateKeyRequest{Name: name, Type: keyType})
+	if err != nil {
+		return err
+	}
+	for _, k := range reply.(*wire.ChangedKeysReply).Keys {
+		fmt.Fprintf(out, "made %s version %d, %s\n", k.Name, k.Version, k.Type)
+	}
+	return nil
+}

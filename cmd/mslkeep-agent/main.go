@@ -1,0 +1,196 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command mslkeep-agent is the key agent: the process that holds session keys, so that the protocol
+// process holds none. The protocol process starts it, or it runs as a service and listens on a unix
+// socket.
+package main
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/mslkeep/mslkeep/plugin"
+)
+
+// Exit codes.
+const (
+	exitFailure = 1 // it could not do what it was asked
+	exitUsage   = 2 // it was asked in a way that it does not understand
+	exitConfig  = 3 // the configuration is wrong
+	exitKeys    = 4 // the keys cannot be unlocked
+)
+
+const usage = `mslkeep-agent holds the keys of mslkeep, which never sees one.
+
+Usage: mslkeep-agent --config FILE                      started by mslkeep
+       mslkeep-agent --config FILE --listen unix:PATH   as a service
+       mslkeep-agent init --config FILE                 makes what the file names and is not there: the
+                                                        file of keys, what unlocks it, keys
+       mslkeep-agent example                            prints a configuration with every field
+
+  --config FILE       the configuration
+  --listen unix:PATH  listen on a socket, in a folder that nobody else can write to
+  --allow-uid UIDS    users who may connect, by number, with commas; default: this user
+  --version           print the version
+
+Standard error gets logs and errors. An error is one line: mslkeep-agent: what: why; hint
+
+Example:
+  mslkeep-agent example > agent.toml
+  mslkeep-agent init --config agent.toml
+  mslkeep-agent --config agent.toml --listen unix:/run/mslkeep/agent.sock --allow-uid 990
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 configuration, 4 keys cannot be unlocked
+`
+
+//go:embed agent.toml.example
+var example string
+
+// exitError carries the exit code of a failure, and perhaps a hint.
+type exitError struct {
+	code int
+	err  error
+	hint string
+}
+
+func (e *exitError) Error() string {
+	if e.hint == "" {
+		return e.err.Error()
+	}
+	return e.err.Error() + "; " + e.hint
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+func usageError(format string, args ...any) error {
+	return &exitError{exitUsage, fmt.Errorf(format, args...), "see mslkeep-agent --help"}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout)
+	stop()
+	if err == nil {
+		return
+	}
+	fmt.Fprintf(os.Stderr, "mslkeep-agent: %s\n", strings.ReplaceAll(err.Error(), "\n", " "))
+	if e, ok := errors.AsType[*exitError](err); ok {
+		os.Exit(e.code)
+	}
+	os.Exit(exitFailure)
+}
+
+// options are what the command line says.
+type options struct {
+	command   string // "", "init", "example" or "version"
+	config    string
+	listen    string // path of the socket, or ""
+	allowUIDs []int
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	o, err := parseArgs(args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, err = io.WriteString(out, usage)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	switch o.command {
+	case "version":
+		_, err = fmt.Fprintf(out, "mslkeep-agent %s\n", version())
+		return err
+	case "example":
+		_, err = io.WriteString(out, example)
+		return err
+	}
+	cfg, err := loadConfig(o.config)
+	if err != nil {
+		return &exitError{exitConfig, err, ""}
+	}
+	findings := plugin.Harden(cfg.KeyLog != "") // before any secret is read
+	switch {
+	case o.command == "init":
+		return initKeys(ctx, cfg, out)
+	case o.listen != "":
+		return runService(ctx, cfg, o, findings)
+	case plugin.IsChild():
+		return runChild(ctx, cfg, findings)
+	}
+	return usageError("nothing to serve: mslkeep starts the agent itself, and a service needs --listen")
+}
+
+func parseArgs(args []string) (*options, error) {
+	o := &options{allowUIDs: []int{os.Geteuid()}}
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		o.command, args = args[0], args[1:]
+		if o.command != "init" && o.command != "example" {
+			return nil, usageError("there is no command %q", o.command)
+		}
+	}
+	flags := flag.NewFlagSet("mslkeep-agent", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.StringVar(&o.config, "config", "", "")
+	flags.Func("listen", "", func(s string) error {
+		path, ok := strings.CutPrefix(s, "unix:")
+		if !ok || path == "" {
+			return errors.New("must be unix:PATH")
+		}
+		o.listen = path
+		return nil
+	})
+	flags.Func("allow-uid", "", func(s string) (err error) {
+		o.allowUIDs, err = parseUIDs(s)
+		return err
+	})
+	wantVersion := flags.Bool("version", false, "")
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return nil, err
+	case err != nil:
+		return nil, usageError("%w", err)
+	case flags.NArg() > 0:
+		return nil, usageError("unexpected argument %q", flags.Arg(0))
+	case *wantVersion:
+		o.command = "version"
+	case o.command == "init" && o.listen != "":
+		return nil, usageError("init does not listen")
+	case o.command != "example" && o.config == "":
+		return nil, usageError("--config is missing")
+	}
+	return o, nil
+}
+
+func parseUIDs(s string) ([]int, error) {
+	var uids []int
+	for _, field := range strings.Split(s, ",") {
+		uid, err := strconv.ParseUint(field, 10, 31)
+		if err != nil {
+			return nil, errors.New("must be numbers of users, with commas")
+		}
+		uids = append(uids, int(uid))
+	}
+	return uids, nil
+}
+
+// version is that of the module, or the revision that this was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(devel)"
+	}
+	return info.Main.Version
+}
