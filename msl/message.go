@@ -104,8 +104,11 @@ func (m *Message) NextChunk(ctx context.Context) ([]byte, error) {
 		m.ahead = nil
 		if p == nil {
 			var err error
-			if p, err = m.nextPayload(ctx); err != nil {
-				m.end = withID(err, m.ID)
+			if p, err = m.nextPayload(ctx); err == io.EOF {
+				m.finish(err)
+				break
+			} else if err != nil {
+				m.finish(withID(err, m.ID))
 				break
 			}
 		}

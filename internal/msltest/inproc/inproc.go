@@ -190,16 +190,29 @@ func Agent(t testing.TB) *agent.Client { return withKeys(t, nil) }
 
 func withKeys(t testing.TB, extra map[string]KeySet) *agent.Client {
 	t.Helper()
+	return start(t, Provider(t, extra))
+}
+
+func start(t testing.TB, p providers.Provider) *agent.Client {
+	t.Helper()
 	a, err := custody.New(context.Background(), custody.Config{
-		Provider: Provider(t, extra), TokenKeys: "msl", StorageKey: "storage", Allow: []string{"RSA", "JWK_RSAES"},
+		Provider: p, TokenKeys: "msl", StorageKey: storageKey(p), Allow: []string{"RSA", "JWK_RSAES"},
 		Now: func() time.Time { return Time },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := a.NewPeer()
-	t.Cleanup(p.Close)
-	return agent.New(wire.Direct{Handler: p})
+	peer := a.NewPeer()
+	t.Cleanup(peer.Close)
+	return agent.New(wire.Direct{Handler: peer})
+}
+
+// storageKey is the name of the storage key, if p has one.
+func storageKey(p providers.Provider) string {
+	if _, err := p.Open(context.Background(), "storage", 0); err != nil {
+		return ""
+	}
+	return "storage"
 }
 
 // Context returns a context that has the given keys: those of a pre-shared entity made for it.
@@ -217,3 +230,27 @@ func Context(t testing.TB, k KeySet) msl.CryptoContext {
 
 // Session returns a context with the keys of the vectors' ready-made master tokens.
 func Session(t testing.TB) msl.CryptoContext { return Context(t, Fixtures().Session) }
+
+// Strangers returns an agent that has keys of the same names as Agent's, and none of its keys.
+func Strangers(t testing.TB) *agent.Client {
+	t.Helper()
+	dir := t.TempDir()
+	key := make([]byte, 32)
+	rand.Read(key)
+	if err := os.WriteFile(filepath.Join(dir, "unlock"), key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := software.Create(filepath.Join(dir, "keys"), unlock(dir), software.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	for _, set := range []string{"msl", "psk/psk-client", "psk/psk-server", "service/default", "service/secure"} {
+		for suffix, keyType := range map[string]providers.KeyType{".enc": providers.AES128, ".mac": providers.HMACSHA256, ".wrap": providers.AES128} {
+			if _, err := p.Generate(t.Context(), set+suffix, keyType); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return start(t, p)
+}
