@@ -38,8 +38,8 @@ type config struct {
 type limitsConfig struct {
 	Age      time.Duration `toml:"age"`
 	Idle     time.Duration `toml:"idle"`
-	Uses     uint64        `toml:"uses"`
-	Bytes    uint64        `toml:"bytes"`
+	Uses     int64         `toml:"uses"`
+	Bytes    int64         `toml:"bytes"`
 	Sessions int           `toml:"sessions"`
 	Entities int           `toml:"entities"`
 	Pending  int           `toml:"pending"`
@@ -90,7 +90,7 @@ func parseConfig(text string) (*config, error) {
 		return nil, errors.New("psk-prefix, rsa-prefix and service-prefix must not be empty")
 	case c.PSKPrefix == c.RSAPrefix || c.PSKPrefix == c.ServicePrefix || c.RSAPrefix == c.ServicePrefix:
 		return nil, errors.New("psk-prefix, rsa-prefix and service-prefix must differ")
-	case min(l.Age, l.Idle, l.PairAge) < 0 || min(l.Sessions, l.Entities, l.Pending, l.PairUses) < 0:
+	case min(l.Age, l.Idle, l.PairAge) < 0 || min(l.Uses, l.Bytes) < 0 || min(l.Sessions, l.Entities, l.Pending, l.PairUses) < 0:
 		return nil, errors.New("limits must not be negative")
 	}
 	return c, nil
@@ -117,6 +117,6 @@ func (c *config) unlock() software.Unlock {
 }
 
 func (l limitsConfig) custody() custody.Limits {
-	return custody.Limits{Age: l.Age, Idle: l.Idle, Uses: l.Uses, Bytes: l.Bytes, Sessions: l.Sessions,
+	return custody.Limits{Age: l.Age, Idle: l.Idle, Uses: uint64(l.Uses), Bytes: uint64(l.Bytes), Sessions: l.Sessions,
 		Entities: l.Entities, Pending: l.Pending, PairAge: l.PairAge, PairUses: l.PairUses}
 }

@@ -88,7 +88,7 @@ type sealedFile struct {
 
 // Each says what is wrong with a file.
 var (
-	errNotKeyFile = errors.New("not a key file of mslkeep")
+	errNotKeyFile = errors.New("not a key file of mslkeep, or not any more: restore it from a backup")
 	errNewer      = errors.New("a key file of another version of mslkeep")
 	errDamaged    = errors.New("damaged: restore it from a backup")
 	errForged     = errors.New("changed by somebody without the passphrase or key file: restore it from a backup")

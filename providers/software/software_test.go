@@ -331,6 +331,21 @@ func TestKeySources(t *testing.T) {
 	}
 }
 
+func TestNewUnlockKey(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	if err := software.NewUnlockKey(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := software.NewUnlockKey(path); !errors.Is(err, os.ErrExist) {
+		t.Errorf("made again: %v", err)
+	}
+	p, err := software.Create(path+".keys", software.Unlock{KeySource: "file:" + path}, software.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+}
+
 func TestKeyLog(t *testing.T) {
 	path, u, logPath := filepath.Join(t.TempDir(), "keys"), keyUnlock(t), filepath.Join(t.TempDir(), "log")
 	l, err := secret.OpenLog(logPath)
