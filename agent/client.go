@@ -55,13 +55,17 @@ type Config struct {
 	Env    []string   // variables that the agent gets: NAME for this process's value, or NAME=value
 	Extra  []*os.File // the agent's descriptors from plugin.FirstExtraFD on
 	Log    io.Writer  // gets the agent's standard error; nil discards it
+
+	// Terminal lets the agent read from the terminal: a passphrase, or a key to import. Signals from the
+	// terminal then reach it, too; once it is up it ignores SIGINT.
+	Terminal bool
 }
 
 // Start runs an agent that ends with this process, or with Close, and is started again if it ends
 // otherwise. ctx is for the first start only. A first start that fails gives a [*plugin.StartError].
 func Start(ctx context.Context, cfg Config) (*Client, error) {
 	spec := plugin.Spec{Path: cfg.Path, SHA256: cfg.SHA256, Protocol: wire.Version, Args: cfg.Args,
-		Env: cfg.Env, Extra: cfg.Extra, Log: cfg.Log}
+		Env: cfg.Env, Extra: cfg.Extra, Log: cfg.Log, Terminal: cfg.Terminal}
 	return connected(ctx, func(ctx context.Context, use func(net.Conn) error) error {
 		return plugin.Supervise(ctx, spec, func(_ context.Context, p *plugin.Process) { use(p.Conn()) })
 	})

@@ -36,7 +36,7 @@ func newLaunch(spec Spec, conn, binary *os.File) *launch {
 		Stdin:      os.Stdin,
 		ExtraFiles: append([]*os.File{conn, binary}, spec.Extra...),
 		SysProcAttr: &syscall.SysProcAttr{
-			Setpgid:   true, // signals from the terminal are for the parent
+			Setpgid:   !spec.Terminal,
 			Pdeathsig: syscall.SIGKILL,
 		},
 	}

@@ -4,7 +4,9 @@
 package plugin
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -26,7 +28,10 @@ type Spec struct {
 	Args     []string   // without the name of the program
 	Env      []string   // variables that the child gets: NAME for the parent's value, or NAME=value
 	Extra    []*os.File // the child's descriptors from FirstExtraFD on; they stay open here
-	Log      io.Writer  // gets the child's standard error, line by line; nil discards it
+	Log      io.Writer  // gets the child's standard error, a line at a time; nil discards it
+	// Terminal leaves the child in this process group, so that it may read from the terminal. Otherwise
+	// it has its own, and signals from the terminal reach the parent only.
+	Terminal bool
 	// StartTimeout bounds the time until the child has said that it is up; 0 means 15 s.
 	StartTimeout time.Duration
 }
@@ -50,20 +55,28 @@ var stepTexts = [...]string{"starting", "finding the binary", "checking permissi
 
 func (s Step) String() string { return stepTexts[s] }
 
+// ErrEnded is the Err of a [StartError] whose child ended by itself before it was up.
+var ErrEnded = errors.New("ended before it was up")
+
 // A StartError says why a child did not start.
 type StartError struct {
-	Path string
-	Step Step
-	Err  error
-	// Output is the last line that the child wrote to its standard error, if any.
-	Output string
+	Path     string
+	Step     Step
+	Err      error
+	ExitCode int    // of a child that ended by itself, with ErrEnded
+	Output   string // the last line that the child wrote to its standard error, if any
 }
 
+// Error returns one line.
 func (e *StartError) Error() string {
-	if e.Output != "" {
-		return fmt.Sprintf("%s: %v: %v: it says: %s", e.Path, e.Step, e.Err, e.Output)
+	s := fmt.Sprintf("%s: %v: %v", e.Path, e.Step, e.Err)
+	if e.Err == ErrEnded {
+		s = fmt.Sprintf("%s: %v with exit code %d", e.Path, e.Err, e.ExitCode)
 	}
-	return fmt.Sprintf("%s: %v: %v", e.Path, e.Step, e.Err)
+	if e.Output != "" {
+		s += ": it says: " + e.Output
+	}
+	return strings.Join(strings.Fields(s), " ") // go-plugin's errors have several
 }
 
 // Unwrap returns the cause.
@@ -85,16 +98,21 @@ type Process struct {
 func Start(ctx context.Context, spec Spec) (*Process, error) {
 	log := &lastLine{w: spec.Log}
 	p, step, err := start(ctx, spec, log)
-	if err != nil {
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		return nil, &StartError{Path: spec.Path, Step: step, Err: err, Output: log.String()}
+	if err == nil {
+		return p, nil
 	}
-	return p, nil
+	e := &StartError{Path: spec.Path, Step: step, Err: err, Output: log.String()}
+	if code, ended := p.exitCode(); ended {
+		e.Err, e.ExitCode = ErrEnded, code
+	}
+	if ctx.Err() != nil {
+		e.Err = ctx.Err()
+	}
+	return nil, e
 }
 
-func start(ctx context.Context, spec Spec, log io.Writer) (_ *Process, step Step, err error) {
+// start returns a process that has ended, if it made one, when it fails.
+func start(ctx context.Context, spec Spec, log io.Writer) (p *Process, step Step, err error) {
 	binary, step, err := verified(spec.Path, spec.SHA256)
 	if err != nil {
 		return nil, step, err
@@ -105,7 +123,7 @@ func start(ctx context.Context, spec Spec, log io.Writer) (_ *Process, step Step
 		return nil, StepLaunch, err
 	}
 	defer childConn.Close()
-	p := &Process{conn: conn, runner: newLaunch(spec, childConn, binary)}
+	p = &Process{conn: conn, runner: newLaunch(spec, childConn, binary)}
 	defer func() {
 		if err != nil {
 			p.Kill()
@@ -113,7 +131,7 @@ func start(ctx context.Context, spec Spec, log io.Writer) (_ *Process, step Step
 	}()
 	// go-plugin makes its folder in here. It would leave its own behind if the launch failed.
 	if p.dir, err = os.MkdirTemp("", "mslkeep-"); err != nil {
-		return nil, StepLaunch, err
+		return p, StepLaunch, err
 	}
 	timeout := spec.StartTimeout
 	if timeout == 0 {
@@ -135,18 +153,18 @@ func start(ctx context.Context, spec Spec, log io.Writer) (_ *Process, step Step
 	defer stop()
 	if _, err := p.client.Start(); err != nil {
 		if !p.runner.launched() {
-			return nil, StepLaunch, err
+			return p, StepLaunch, err
 		}
-		return nil, StepHandshake, err
+		return p, StepHandshake, err
 	}
 	if p.rpc, err = p.client.Client(); err != nil {
-		return nil, StepHandshake, err
+		return p, StepHandshake, err
 	}
 	if err := p.rpc.Ping(); err != nil {
-		return nil, StepPing, err
+		return p, StepPing, err
 	}
 	if ctx.Err() != nil {
-		return nil, StepPing, ctx.Err()
+		return p, StepPing, ctx.Err()
 	}
 	return p, 0, nil
 }
@@ -174,6 +192,16 @@ func (p *Process) PID() int { return p.runner.pid() }
 
 // Done is closed when the child has ended.
 func (p *Process) Done() <-chan struct{} { return p.runner.ended }
+
+// exitCode returns the exit code of a child that ended by itself.
+func (p *Process) exitCode() (code int, ended bool) {
+	if p == nil || !p.runner.launched() {
+		return 0, false
+	}
+	<-p.Done()
+	state := p.runner.cmd.ProcessState
+	return state.ExitCode(), state.Exited()
+}
 
 // Ping asks the child for a sign of life, and waits for it until ctx ends.
 func (p *Process) Ping(ctx context.Context) error {
@@ -213,38 +241,49 @@ func (p *Process) Kill() {
 	})
 }
 
-// lastLine passes lines on, and remembers the last one.
+// lastLine passes whole lines on, and remembers the last one.
 type lastLine struct {
 	w    io.Writer
 	mu   sync.Mutex
-	line strings.Builder
-	full bool
+	line []byte // the one that has begun
+	last string
 }
 
-// Write gets a part of a line, or a line's end, as go-plugin splits them.
+const longestLine = 64 << 10 // bytes; longer ones are split
+
+// Write gets pieces of lines, as go-plugin splits them.
 func (l *lastLine) Write(b []byte) (int, error) {
 	l.mu.Lock()
-	for _, c := range b {
-		if l.full {
-			l.line.Reset()
-			l.full = false
+	defer l.mu.Unlock()
+	for rest := b; len(rest) > 0; {
+		n := bytes.IndexByte(rest, '\n') + 1
+		if n == 0 {
+			n = len(rest)
 		}
-		switch {
-		case c == '\n':
-			l.full = true
-		case l.line.Len() < 512:
-			l.line.WriteByte(c)
+		l.line = append(l.line, rest[:n]...)
+		rest = rest[n:]
+		if l.line[len(l.line)-1] == '\n' || len(l.line) >= longestLine {
+			l.flush()
 		}
 	}
-	l.mu.Unlock()
-	if l.w == nil {
-		return len(b), nil
+	return len(b), nil
+}
+
+func (l *lastLine) flush() {
+	if text := bytes.TrimSpace(l.line); len(text) > 0 {
+		l.last = string(text[:min(len(text), 512)])
 	}
-	return l.w.Write(b)
+	if l.w != nil {
+		_, _ = l.w.Write(l.line) // a log that fails must not stop the child
+	}
+	l.line = l.line[:0]
 }
 
 func (l *lastLine) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return strings.TrimSpace(l.line.String())
+	if len(l.line) > 0 {
+		l.flush()
+	}
+	return l.last
 }
