@@ -132,10 +132,10 @@ func (d *Decoder) scan() {
 				d.start++
 			}
 		}
-		if at < len(d.buf) && d.buf[at] != '{' {
-			d.bad = syntaxError("the first byte")
-		} else if d.space > d.limits.Size {
+		if d.space > d.limits.Size {
 			d.bad = limitError("white space")
+		} else if at < len(d.buf) && d.buf[at] != '{' {
+			d.bad = syntaxError("the first byte")
 		}
 	}
 	if d.bad != nil || at == len(d.buf) {
