@@ -36,28 +36,31 @@ func pair(t *testing.T, h Handler, client, server Options, test func(t *testing.
 	})
 }
 
-// blocking answers KeysRequest with its prefix once its context ends or release is closed.
-func blocking(release chan struct{}, ended chan<- error) Handler {
-	return handlerFunc(func(ctx context.Context, req Request) (Reply, error) {
-		keys, ok := req.(*KeysRequest)
-		if !ok {
-			return &HealthReply{}, nil
-		}
+// A gate lets no KeysRequest pass before a PublicKeyRequest has come.
+type gate struct {
+	once sync.Once
+	open chan struct{}
+}
+
+func (g *gate) Handle(ctx context.Context, req Request) (Reply, error) {
+	g.once.Do(func() { g.open = make(chan struct{}) }) // inside the test's bubble
+	switch req := req.(type) {
+	case *KeysRequest:
 		select {
-		case <-release:
-			return &KeysReply{Keys: []Key{{Name: keys.Prefix}}}, nil
+		case <-g.open:
+			return &KeysReply{Keys: []Key{{Name: req.Prefix}}}, nil
 		case <-ctx.Done():
-			if ended != nil {
-				ended <- ctx.Err()
-			}
 			return nil, ctx.Err()
 		}
-	})
+	case *PublicKeyRequest:
+		close(g.open)
+		return &PublicKeyReply{}, nil
+	}
+	return &HealthReply{}, nil
 }
 
 func TestCallsAreAnsweredOutOfOrder(t *testing.T) {
-	pair(t, blockingIn(t), Options{}, Options{}, func(t *testing.T, c *Client, _ net.Conn) {
-		release := releaseOf(c)
+	pair(t, &gate{}, Options{}, Options{}, func(t *testing.T, c *Client, _ net.Conn) {
 		first := make(chan error, 1)
 		go func() {
 			var r KeysReply
@@ -71,35 +74,17 @@ func TestCallsAreAnsweredOutOfOrder(t *testing.T) {
 		if err := c.Call(t.Context(), &HealthRequest{}, &HealthReply{}); err != nil {
 			t.Error(err)
 		}
-		release()
+		if err := c.Call(t.Context(), &PublicKeyRequest{}, &PublicKeyReply{}); err != nil {
+			t.Error(err)
+		}
 		if err := <-first; err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-// blockingIn and releaseOf: a blocking handler that a PublicKeyRequest releases, so that its channel is
-// made inside the bubble.
-func blockingIn(*testing.T) Handler {
-	var once sync.Once
-	var release chan struct{}
-	made := func() { release = make(chan struct{}) }
-	return handlerFunc(func(ctx context.Context, req Request) (Reply, error) {
-		once.Do(made)
-		if _, ok := req.(*PublicKeyRequest); ok {
-			close(release)
-			return &PublicKeyReply{}, nil
-		}
-		return blocking(release, nil).Handle(ctx, req)
-	})
-}
-
-func releaseOf(c *Client) func() {
-	return func() { c.Call(context.Background(), &PublicKeyRequest{}, &PublicKeyReply{}) }
-}
-
 func TestConnectionLost(t *testing.T) {
-	pair(t, blockingIn(t), Options{MaxInFlight: 4}, Options{}, func(t *testing.T, c *Client, agent net.Conn) {
+	pair(t, &gate{}, Options{MaxInFlight: 4}, Options{}, func(t *testing.T, c *Client, agent net.Conn) {
 		const n = 10 // some in flight, some waiting for room
 		errs := make(chan error, n)
 		for range n {
@@ -122,7 +107,12 @@ func TestConnectionLost(t *testing.T) {
 func TestCancel(t *testing.T) {
 	var ended chan error
 	h := handlerFunc(func(ctx context.Context, req Request) (Reply, error) {
-		return blocking(nil, ended).Handle(ctx, req)
+		if _, ok := req.(*HealthRequest); ok {
+			return &HealthReply{}, nil
+		}
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return nil, ctx.Err()
 	})
 	pair(t, h, Options{}, Options{}, func(t *testing.T, c *Client, _ net.Conn) {
 		ended = make(chan error, 1)
@@ -172,7 +162,7 @@ func (blockingForever) Handle(context.Context, Request) (Reply, error) {
 }
 
 func TestRoom(t *testing.T) {
-	pair(t, blockingIn(t), Options{MaxInFlight: 3}, Options{}, func(t *testing.T, c *Client, _ net.Conn) {
+	pair(t, &gate{}, Options{MaxInFlight: 3}, Options{}, func(t *testing.T, c *Client, _ net.Conn) {
 		errs := make(chan error, 3)
 		for range 2 {
 			go func() { errs <- c.Call(t.Context(), &KeysRequest{}, &KeysReply{}) }()
@@ -273,6 +263,19 @@ func TestHandlerFaults(t *testing.T) {
 		err := c.Call(t.Context(), &SealRequest{}, &SealReply{})
 		if e, ok := errors.AsType[*Error](err); !ok || *e != (Error{VerificationFailed, 7, "keydata"}) {
 			t.Errorf("an error became %#v", err)
+		}
+	})
+}
+
+type panicking struct{}
+
+func (panicking) Handle(_ context.Context, req Request) (Reply, error) { return nil, Denied }
+func (panicking) Quick(Request) bool                                   { panic("secret") }
+
+func TestQuickPanics(t *testing.T) {
+	pair(t, panicking{}, Options{}, Options{}, func(t *testing.T, c *Client, _ net.Conn) {
+		if err := c.Call(t.Context(), &HealthRequest{}, &HealthReply{}); !errors.Is(err, Denied) {
+			t.Errorf("failed with %v", err)
 		}
 	})
 }

@@ -39,7 +39,7 @@ type server struct {
 	conn   net.Conn
 	opts   Options
 	h      Handler
-	quick  func(Request) bool
+	quick  Quick // h, or nil
 	frames *frameReader
 	wg     sync.WaitGroup
 
@@ -62,10 +62,7 @@ func Serve(ctx context.Context, conn net.Conn, h Handler, o Options) error {
 	s := &server{conn: conn, opts: o, h: h, frames: newFrameReader(conn, o.MaxFrame, &framePool), out: newOutbox(conn),
 		room: room{number: o.MaxInFlight, bytes: o.MaxBytes}, running: make(map[uint64]context.CancelFunc)}
 	s.drained.L = s.out
-	s.quick = func(Request) bool { return false }
-	if q, ok := h.(Quick); ok {
-		s.quick = q.Quick
-	}
+	s.quick, _ = h.(Quick)
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, s.close)
 	err := s.greet()
@@ -140,7 +137,7 @@ func (s *server) step(ctx context.Context) error {
 		s.append(f.id, err.(*Error))
 	case f.code == helloRequest || deadline == 0:
 		return errProtocol
-	case s.quick(req):
+	case s.isQuick(req):
 		s.append(f.id, s.handle(ctx, req))
 	default:
 		if f.own == nil {
@@ -149,6 +146,12 @@ func (s *server) step(ctx context.Context) error {
 		return s.start(ctx, f, req, deadline)
 	}
 	return nil
+}
+
+// isQuick asks the handler. If that panics, so will Handle, where it is reported.
+func (s *server) isQuick(req Request) (quick bool) {
+	defer func() { _ = recover() }()
+	return s.quick != nil && s.quick.Quick(req)
 }
 
 // parse returns a nil request if there is none with that code.
