@@ -148,7 +148,7 @@ func (s *server) step(ctx context.Context) error {
 	return nil
 }
 
-// isQuick asks the handler. If that panics, so will Handle, where it is reported.
+// isQuick asks the handler. A panic means no.
 func (s *server) isQuick(req Request) (quick bool) {
 	defer func() { _ = recover() }()
 	return s.quick != nil && s.quick.Quick(req)
