@@ -184,6 +184,7 @@ type rsaWrapper struct {
 // Wrap encrypts key.
 func (w rsaWrapper) Wrap(_ context.Context, key []byte) (b []byte, err error) {
 	if w.mechanism == providers.RSAPKCS1 {
+		//lint:ignore SA1019 the mechanism JWK_RSAES prescribes it (§7.2), and is off by default
 		b, err = rsa.EncryptPKCS1v15(rand.Reader, w.public, key)
 	} else {
 		b, err = rsa.EncryptOAEP(sha1.New(), rand.Reader, w.public, key, nil)

@@ -134,6 +134,9 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 			}
 		}
 	}
+	if l := cfg.Limits; min(l.Age, l.Idle, l.PairAge) < 0 || min(l.Sessions, l.Entities, l.Pending, l.PairUses) < 0 {
+		return nil, errors.New("custody: a limit is negative")
+	}
 	a := &Agent{provider: cfg.Provider, cfg: cfg, limits: cfg.Limits.withDefaults(), now: cfg.Now}
 	if a.now == nil {
 		a.now = time.Now

@@ -58,6 +58,7 @@ func (p *keyPair) DecryptRSA(_ context.Context, m providers.Mechanism, ciphertex
 	case len(ciphertext) > private.Size():
 		return nil, unverified(mslCiphertextBlockSize, "decrypting with an RSA key")
 	case m == providers.RSAPKCS1:
+		//lint:ignore SA1019 the mechanism JWK_RSAES prescribes it (§7.2), and is off by default
 		plain, err = rsa.DecryptPKCS1v15(nil, private, ciphertext)
 	default:
 		plain, err = rsa.DecryptOAEP(sha1.New(), nil, private, ciphertext, nil)

@@ -29,6 +29,7 @@ func TestNew(t *testing.T) {
 		"storage key":       {Provider: software, StorageKey: "tokens.enc"},
 		"pre-shared tokens": {Provider: software, TokenKeys: "psk/psk-client"},
 		"service tokens":    {Provider: software, TokenKeys: "service/secure"},
+		"limits":            {Provider: software, Limits: Limits{Sessions: -1}},
 	} {
 		if _, err := New(t.Context(), cfg); err == nil {
 			t.Errorf("%s: accepted", name)

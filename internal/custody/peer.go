@@ -27,6 +27,8 @@ type Peer struct {
 	closed  bool
 }
 
+var _ wire.Quick = (*Peer)(nil)
+
 // NewPeer starts a connection. It must be closed.
 func (a *Agent) NewPeer() *Peer {
 
@@ -40,6 +42,8 @@ func (a *Agent) NewPeer() *Peer {
 		users:    newCache[user](a.limits.Sessions, a.limits.Age, a.now),
 		opening:  make(map[[32]byte]chan struct{}),
 	}
+	p.mu.Lock() // against the first sweep
+	defer p.mu.Unlock()
 	p.sweeper = time.AfterFunc(p.sweepEvery(), p.sweep)
 	return p
 }
@@ -116,7 +120,7 @@ func (p *Peer) Handle(ctx context.Context, r wire.Request) (wire.Reply, error) {
 	case *wire.OpenRequest:
 		return reply(p.open(ctx, r))("opening", failed)
 	case *wire.EntityContextRequest:
-		return reply(p.entityContext(ctx, r))("finding the keys of an entity", exchangeFailed)
+		return reply(p.entityContext(ctx, r))("finding the keys of an entity", failed)
 	case *wire.IssueRequest:
 		return reply(p.issue(ctx, r))("issuing a master token", exchangeFailed)
 	case *wire.OpenUserIDTokenRequest:

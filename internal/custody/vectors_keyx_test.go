@@ -200,6 +200,9 @@ func checkRespond(t *testing.T, issuer, device *Agent, c msltest.Case) error {
 	}
 	e, err := try[*wire.EntityContextReply](peer, &wire.EntityContextRequest{Scheme: "PSK", Identity: identity})
 	if err != nil {
+		if errors.Is(err, wire.NoSuchKey) { // which package msl names so
+			err = &fault{code: wire.NoSuchKey, number: mslEntityNotFound}
+		}
 		return compareWire(c, err)
 	}
 	sealed := ask[*wire.SealReply](t, peer, &wire.SealRequest{Context: e.Context, Plain: [][]byte{{1}}})
