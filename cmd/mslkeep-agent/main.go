@@ -38,6 +38,8 @@ Usage: mslkeep-agent --config FILE                      started by mslkeep
        mslkeep-agent init --config FILE                 makes what the file names and is not there: the
                                                         file of keys, what unlocks it, keys
        mslkeep-agent example                            prints a configuration with every field
+       mslkeep-agent random N                           prints N random bytes in hexadecimal, such as
+                                                        48 for a pre-shared key
 
   --config FILE       the configuration
   --listen unix:PATH  listen on a socket, in a folder that nobody else can write to
@@ -93,7 +95,8 @@ func main() {
 
 // options are what the command line says.
 type options struct {
-	command   string // "", "init", "example" or "version"
+	command   string // "", "init", "example", "random" or "version"
+	count     string // of bytes, for random
 	config    string
 	listen    string // path of the socket, or ""
 	allowUIDs []int
@@ -115,6 +118,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	case "example":
 		_, err = io.WriteString(out, example)
 		return err
+	case "random":
+		return printRandom(o.count, out)
 	}
 	cfg, err := loadConfig(o.config)
 	if err != nil {
@@ -136,7 +141,14 @@ func parseArgs(args []string) (*options, error) {
 	o := &options{allowUIDs: []int{os.Geteuid()}}
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		o.command, args = args[0], args[1:]
-		if o.command != "init" && o.command != "example" {
+		switch o.command {
+		case "init", "example":
+		case "random":
+			if len(args) != 1 {
+				return nil, usageError("random takes one number")
+			}
+			o.count, args = args[0], nil
+		default:
 			return nil, usageError("there is no command %q", o.command)
 		}
 	}
@@ -168,7 +180,7 @@ func parseArgs(args []string) (*options, error) {
 		o.command = "version"
 	case o.command == "init" && o.listen != "":
 		return nil, usageError("init does not listen")
-	case o.command != "example" && o.config == "":
+	case o.command != "example" && o.command != "random" && o.config == "":
 		return nil, usageError("--config is missing")
 	}
 	return o, nil

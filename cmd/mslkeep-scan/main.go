@@ -18,7 +18,7 @@ import (
 	"github.com/mslkeep/mslkeep/internal/memscan"
 )
 
-const usage = `Usage: mslkeep-scan --keys FILE... (--process NAME=PID | --fd NAME=MEM:MAPS)...
+const usage = `Usage: mslkeep-scan --keys FILE... (--process NAME=PID | --fd NAME=MEM:MAPS[:PAGEMAP])...
 
 Looks for every key of the key logs in the memory of each process: raw, in hexadecimal, in base64, and
 as AES and HMAC expand it. Prints how many keys it looked for and how many it found in each process, and
@@ -26,7 +26,9 @@ never a key.
 
   --keys FILE           a key log, as written by mslkeep-agent's key-log; may be given several times
   --process NAME=PID    a process to search, which this user must be allowed to trace
-  --fd NAME=MEM:MAPS    the same by inherited descriptors of /proc/PID/mem and /proc/PID/maps
+  --fd NAME=MEM:MAPS[:PAGEMAP]
+                        the same by inherited descriptors of /proc/PID/mem, /proc/PID/maps and, which makes
+                        it faster, /proc/PID/pagemap
   --json                print JSON
 
 Exit status: 0 whatever was found, 1 if something could not be read, 2 for wrong usage.
@@ -35,11 +37,11 @@ Example:
   mslkeep-scan --keys agent.keys --process server=4711 --process agent=4712
 `
 
-// A target is a process to search. Its descriptors are already open, or are opened by pid.
+// A target is a process to search, by its files in /proc.
 type target struct {
-	name      string
-	pid       int
-	mem, maps *os.File
+	name  string
+	pid   int        // 0: not known
+	files []*os.File // mem, maps and perhaps pagemap; nil: to be opened by pid
 }
 
 // A result is what --json prints of a process.
@@ -155,34 +157,48 @@ func parseProcess(s string) (*target, error) {
 	return &target{name: name, pid: int(pid)}, nil
 }
 
-// parseFDs parses NAME=MEM:MAPS. The process's number is that of the directory that MEM was opened in.
+// parseFDs parses NAME=MEM:MAPS[:PAGEMAP]. The process's number is that of the folder of MEM.
 func parseFDs(s string) (*target, error) {
-	name, value, ok := strings.Cut(s, "=")
-	first, second, ok2 := strings.Cut(value, ":")
-	mem, err1 := strconv.ParseUint(first, 10, 16)
-	maps, err2 := strconv.ParseUint(second, 10, 16)
-	if !ok || !ok2 || name == "" || err1 != nil || err2 != nil || mem < 3 || maps < 3 {
-		return nil, errors.New("must be NAME=MEM:MAPS, numbers of inherited descriptors")
+	name, value, _ := strings.Cut(s, "=")
+	fields := strings.Split(value, ":")
+	if name == "" || len(fields) < 2 || len(fields) > 3 {
+		return nil, errors.New("must be NAME=MEM:MAPS or NAME=MEM:MAPS:PAGEMAP")
 	}
-	link, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", mem)) // /proc/PID/mem
-	pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(link)))
-	return &target{name, pid, os.NewFile(uintptr(mem), "mem"), os.NewFile(uintptr(maps), "maps")}, nil
+	t := &target{name: name}
+	for i, field := range fields {
+		fd, err := strconv.ParseUint(field, 10, 16)
+		if err != nil || fd < 3 {
+			return nil, errors.New("must have numbers of inherited descriptors")
+		}
+		t.files = append(t.files, os.NewFile(uintptr(fd), files[i]))
+	}
+	link, _ := os.Readlink("/proc/self/fd/" + fields[0]) // /proc/PID/mem
+	t.pid, _ = strconv.Atoi(filepath.Base(filepath.Dir(link)))
+	return t, nil
 }
 
-// scan opens what is not open yet, and searches.
+// files are the names of a target's files.
+var files = [...]string{"mem", "maps", "pagemap"}
+
+// scan opens the files if they are not open yet, and searches.
 func (t *target) scan(s *memscan.Scanner) (*memscan.Report, error) {
-	if t.mem == nil {
-		dir := filepath.Join("/proc", strconv.Itoa(t.pid))
-		var err error
-		if t.mem, err = os.Open(filepath.Join(dir, "mem")); err != nil {
-			return nil, err
+	defer func() {
+		for _, f := range t.files {
+			f.Close()
 		}
-		if t.maps, err = os.Open(filepath.Join(dir, "maps")); err != nil {
-			t.mem.Close()
-			return nil, err
+	}()
+	if t.files == nil {
+		for _, name := range files {
+			f, err := os.Open(filepath.Join("/proc", strconv.Itoa(t.pid), name))
+			if err != nil {
+				return nil, err
+			}
+			t.files = append(t.files, f)
 		}
 	}
-	defer t.mem.Close()
-	defer t.maps.Close()
-	return s.Scan(t.maps, t.mem)
+	var pagemap io.ReaderAt
+	if len(t.files) == len(files) {
+		pagemap = t.files[2]
+	}
+	return s.Scan(t.files[1], t.files[0], pagemap)
 }

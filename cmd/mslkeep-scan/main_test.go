@@ -67,9 +67,6 @@ func keyLog(t *testing.T, text string) string {
 }
 
 func TestScan(t *testing.T) {
-	if raceEnabled {
-		t.Skip("nothing here runs concurrently")
-	}
 	pid := holder(t)
 	keys := keyLog(t, fmt.Sprintf("known:1 %x\nother %x\n", inBinary, "4ac1fb72093e58d6"[:8]+inBinary[8:]))
 	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
@@ -82,9 +79,14 @@ func TestScan(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer maps.Close()
-	cmd := exec.Command(os.Args[0], "--json", "--keys", keys, "--process", fmt.Sprintf("a=%d", pid), "--fd", "b=3:4")
+	pagemap, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pagemap.Close()
+	cmd := exec.Command(os.Args[0], "--json", "--keys", keys, "--process", fmt.Sprintf("a=%d", pid), "--fd", "b=3:4:5")
 	cmd.Env = append(os.Environ(), asCommand+"=run")
-	cmd.ExtraFiles = []*os.File{mem, maps}
+	cmd.ExtraFiles = []*os.File{mem, maps, pagemap}
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -119,7 +121,7 @@ func TestRefusals(t *testing.T) {
 	keys := keyLog(t, "a 000102030405060708\n")
 	for _, args := range [][]string{
 		{}, {"--keys", keys}, {"--process", "a=1"}, {"--keys", keys, "--process", "a"}, {"--keys", keys, "--process", "=1"},
-		{"--keys", keys, "--process", "a=0"}, {"--keys", keys, "--fd", "a=1:2"}, {"--keys", keys, "--fd", "a=3"},
+		{"--keys", keys, "--process", "a=0"}, {"--keys", keys, "--fd", "a=1:2"}, {"--keys", keys, "--fd", "a=3"}, {"--keys", keys, "--fd", "a=3:4:5:6"}, {"--keys", keys, "--fd", "=3:4"},
 		{"--nonsense"}, {"--keys", keys, "--process", "a=1", "more"},
 	} {
 		if err := run(args, nil); !errors.Is(err, errUsage) {

@@ -138,12 +138,12 @@ func (c *config) connect(ctx context.Context) (*agent.Client, error) {
 		sum = agentSHA256
 	}
 	if sum == "" {
-		return nil, configError(errors.New("the agent's binary is not pinned"), "set sha256 in [agent], from: sha256sum "+binary)
+		return nil, configError(errNotPinned, "set sha256 in [agent], from: sha256sum "+binary)
 	}
 	if a.Config == "" {
 		return nil, configError(errors.New("[agent] names neither a config nor a socket"), "set config to the agent's file")
 	}
-	return startAgent(ctx, binary, sum, c.path(a.Config))
+	return startAgent(ctx, binary, sum, []string{"--config", c.path(a.Config)})
 }
 
 // msl turns the file into the Config of package msl.

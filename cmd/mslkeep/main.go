@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"embed"
 	"errors"
 	"flag"
 	"fmt"
@@ -37,13 +38,14 @@ const usage = `mslkeep speaks the Message Security Layer and holds no keys.
 
 Usage: mslkeep COMMAND [FLAGS]
 
-  serve    answer messages: echo them, or hand them to an HTTP service
-  send     send messages and print what comes back
-  inspect  print everything in a message that needs no key
-  keys     list, generate, import and rotate the agent's keys
-  demo     run agent, server and client on this machine, and look for keys in their memory
-  bench    measure, as ratios against plain HTTP and against custody in process
-  version  print the version
+  serve     answer messages: echo them, or hand them to an HTTP service
+  send      send messages and print what comes back
+  inspect   print everything in a message that needs no key
+  keys      list, generate, import and rotate the agent's keys
+  password  print the hash of a user's password, for serve
+  demo      run agent, server and client on this machine, and look for keys in their memory
+  bench     measure, as ratios against plain HTTP and against custody in process
+  version   print the version
 
 Each command explains itself: mslkeep COMMAND --help
 
@@ -58,8 +60,14 @@ type command func(ctx context.Context, c *cli, args []string) error
 
 // commands is the table of them.
 var commands = map[string]command{
-	"serve": serve, "send": send, "inspect": inspect, "keys": keys, "demo": demo, "bench": bench, "version": version,
+	"serve": serve, "send": send, "inspect": inspect, "keys": keys, "password": password,
+	"demo": demo, "bench": bench, "version": version,
 }
+
+// examples are the commented configurations that serve and send print.
+//
+//go:embed examples
+var examples embed.FS
 
 // A cli is what a command sees of the outside.
 type cli struct {
@@ -139,6 +147,16 @@ func parse(c *cli, flags *flag.FlagSet, text string, args []string, want int) er
 		return usageError("takes %d arguments, not %d", want, flags.NArg())
 	}
 	return nil
+}
+
+// example prints a commented configuration.
+func example(c *cli, name string) error {
+	text, err := examples.ReadFile("examples/" + name)
+	if err != nil {
+		return err
+	}
+	_, err = c.out.Write(text)
+	return err
 }
 
 func usageError(format string, args ...any) error {

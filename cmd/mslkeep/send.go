@@ -4,8 +4,10 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -45,7 +47,8 @@ type sendFlags struct {
 	config, url, file, store              string
 	count, concurrency, size, chunk       int
 	protection, compression, keyExchanges string
-	nonReplayable, requestTokens, json    bool
+	nonReplayable, requestTokens          bool
+	json, lines                           bool
 	user, email, passwordFile             string
 	serviceTokens                         []string
 	timeout                               time.Duration
@@ -66,6 +69,7 @@ func (f *sendFlags) define(flags *flag.FlagSet) {
 	flags.BoolVar(&f.nonReplayable, "non-replayable", false, "the peer must accept the message at most once")
 	flags.BoolVar(&f.requestTokens, "request-tokens", false, "get a master token, and a user ID token if there is a user, first")
 	flags.BoolVar(&f.json, "json", false, "print a report as JSON instead of the answer's data")
+	flags.BoolVar(&f.lines, "lines", false, "send each line of standard input as a message of its own, and print a line for each")
 	flags.StringVar(&f.user, "user", "", "local `name` of the user on whose behalf to send")
 	flags.StringVar(&f.email, "email", "", "the user's e-mail `address`, to authenticate with")
 	flags.StringVar(&f.passwordFile, "password-file", "", "`file` whose first line is the user's password")
@@ -80,11 +84,15 @@ func send(ctx context.Context, c *cli, args []string) error {
 	flags := flag.NewFlagSet("send", flag.ContinueOnError)
 	var f sendFlags
 	f.define(flags)
+	printExample := flags.Bool("example", false, "print a configuration that explains every field, and exit")
 	if err := parse(c, flags, sendUsage, args, -1); err != nil {
 		return err
 	}
 	if flags.NArg() > 1 {
 		return usageError("takes one argument, not %d; quote data that has spaces", flags.NArg())
+	}
+	if *printExample {
+		return example(c, "send.toml")
 	}
 	cfg, err := loadConfig(f.config)
 	if err != nil {
@@ -100,7 +108,10 @@ func send(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	if f.count != 1 {
+	switch {
+	case f.lines:
+		return s.lines(ctx, c, &f, request)
+	case f.count != 1:
 		return s.load(ctx, c, &f, request)
 	}
 	return s.one(ctx, c, &f, request)
@@ -236,31 +247,83 @@ func credentials(cfg *config) func(context.Context, bool) (*msl.UserAuthData, er
 	}
 }
 
-// one sends one message and prints the answer.
-func (s *sender) one(ctx context.Context, c *cli, f *sendFlags, r *msl.Request) error {
+// A report is what --json prints of a message and its answer.
+type report struct {
+	Bytes              int64   `json:"bytes"` // of the answer's data
+	Encrypted          bool    `json:"encrypted"`
+	IntegrityProtected bool    `json:"integrity_protected"`
+	MasterToken        bool    `json:"master_token"`  // the answer came under a session
+	KeyExchange        bool    `json:"key_exchange"`  // the answer brought a new master token
+	UserIDToken        bool    `json:"user_id_token"` // the answer names the user
+	ServiceTokens      int     `json:"service_tokens"`
+	Milliseconds       float64 `json:"milliseconds"`
+	AgentPID           int     `json:"agent_pid"`
+	Error              string  `json:"error,omitempty"` // with --lines; else it goes to standard error
+}
+
+// message sends one message and copies the data of the answer to w.
+func (s *sender) message(ctx context.Context, f *sendFlags, r *msl.Request, w io.Writer) (*report, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	start := time.Now()
 	answer, err := s.client.Do(ctx, r)
 	if err != nil {
-		return refused(err)
+		return nil, refused(err)
 	}
 	defer answer.Close()
-	if !f.json {
-		if _, err := io.Copy(c.out, answer); err != nil {
-			return refused(err)
-		}
-		return nil
-	}
-	n, err := io.Copy(io.Discard, answer)
+	n, err := io.Copy(w, answer)
 	if err != nil {
-		return refused(err)
+		return nil, refused(err)
 	}
-	return printJSON(c.out, map[string]any{
-		"bytes": n, "encrypted": answer.Encrypted, "integrity_protected": answer.IntegrityProtected,
-		"master_token": answer.MasterToken != nil || answer.KeyResponse != nil, "user_id_token": answer.UserIDToken != nil,
-		"key_exchange": answer.KeyResponse != nil, "service_tokens": len(answer.ServiceTokens), "milliseconds": float64(time.Since(start).Microseconds()) / 1000,
-	})
+	return &report{
+		Bytes: n, Encrypted: answer.Encrypted, IntegrityProtected: answer.IntegrityProtected,
+		MasterToken: answer.MasterToken != nil, KeyExchange: answer.KeyResponse != nil,
+		UserIDToken: answer.UserIDToken != nil, ServiceTokens: len(answer.ServiceTokens),
+		Milliseconds: float64(time.Since(start).Microseconds()) / 1000, AgentPID: s.keys.PID(),
+	}, nil
+}
+
+// one sends one message and prints the answer, or the report.
+func (s *sender) one(ctx context.Context, c *cli, f *sendFlags, r *msl.Request) error {
+	out := c.out
+	if f.json {
+		out = io.Discard
+	}
+	report, err := s.message(ctx, f, r, out)
+	if err == nil && f.json {
+		err = printJSON(c.out, report)
+	}
+	return err
+}
+
+// maxLine bounds a line that --lines sends, in bytes.
+const maxLine = 16 << 20
+
+// lines sends each line of the input as a message. A message that fails does not end it: its error is
+// printed in the place of its answer.
+func (s *sender) lines(ctx context.Context, c *cli, f *sendFlags, r *msl.Request) error {
+	lines := bufio.NewScanner(c.in)
+	lines.Buffer(nil, maxLine)
+	out := json.NewEncoder(c.out)
+	for lines.Scan() && ctx.Err() == nil {
+		var answer bytes.Buffer
+		r.Body = bytes.NewReader(lines.Bytes())
+		line, err := s.message(ctx, f, r, &answer)
+		switch {
+		case f.json && err != nil:
+			err = out.Encode(report{Error: err.Error(), AgentPID: s.keys.PID()})
+		case f.json:
+			err = out.Encode(line)
+		case err != nil:
+			_, err = fmt.Fprintf(c.err, "mslkeep: send: %v\n", err)
+		default:
+			_, err = fmt.Fprintf(c.out, "%s\n", answer.Bytes())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return lines.Err()
 }
 
 // refused gives errors of the peer their exit code and a hint.

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mslkeep/mslkeep/agent"
 	"github.com/mslkeep/mslkeep/msl"
 )
 
@@ -45,9 +47,14 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	path := flags.String("config", "", "configuration `file`")
 	listen := flags.String("listen", "", "`address` to listen on, instead of the file's")
 	upstream := flags.String("upstream", "", "`URL` of the HTTP service, instead of the file's")
+	printExample := flags.Bool("example", false, "print a configuration that explains every field, and exit")
+	asJSON := flags.Bool("json", false, "say in JSON on standard output where the server listens")
 	verbose := flags.Bool("verbose", false, "log every message that fails")
 	if err := parse(c, flags, serveUsage, args, 0); err != nil {
 		return err
+	}
+	if *printExample {
+		return example(c, "serve.toml")
 	}
 	cfg, err := loadConfig(*path)
 	if err != nil {
@@ -91,8 +98,20 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	}
 	log := slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: level}))
 	server.Failed = func(err error) { log.Debug("message failed", "error", err) }
-	log.Info("serving", "address", listener.Addr().String(), "entity", cfg.Entity.Identity, "agent", keys.PID())
+	if err := ready(c, listener, keys, *asJSON); err != nil {
+		return err
+	}
 	return serveHTTP(ctx, listener, server, log)
+}
+
+// ready says on standard output that the server answers from now on, and where.
+func ready(c *cli, listener net.Listener, keys *agent.Client, asJSON bool) error {
+	url := "http://" + listener.Addr().String() + "/"
+	if asJSON {
+		return json.NewEncoder(c.out).Encode(map[string]any{"url": url, "agent_pid": keys.PID()})
+	}
+	_, err := fmt.Fprintf(c.out, "serving %s, key agent is process %d\n", url, keys.PID())
+	return err
 }
 
 // serveHTTP serves until ctx ends, then lets requests finish.

@@ -1,0 +1,56 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/mslkeep/mslkeep/agent"
+	"github.com/mslkeep/mslkeep/msl"
+)
+
+// startAgent starts an agent of our own. It ends with this process.
+func startAgent(ctx context.Context, binary, sum string, args []string) (*agent.Client, error) {
+	if _, err := os.Stat(binary); err != nil {
+		return nil, &exitError{exitAgent, fmt.Errorf("there is no key agent: %w", err), "name its binary in [agent]"}
+	}
+	k, err := agent.Start(ctx, agent.Config{Path: binary, SHA256: sum, Args: args, Log: os.Stderr,
+		Env: []string{"PATH", "CREDENTIALS_DIRECTORY", "TERM", "GOMAXPROCS"}})
+	if err == nil {
+		return k, nil
+	}
+	hint := ""
+	if errors.Is(err, agent.ErrHashMismatch) {
+		hint = "if you changed it on purpose, set sha256 in [agent] to the new hash, or build both with make build"
+	}
+	return nil, &exitError{exitAgent, err, hint}
+}
+
+func dialAgent(ctx context.Context, address string) (*agent.Client, error) {
+	k, err := agent.Dial(ctx, address)
+	if err != nil {
+		return nil, &exitError{exitAgent, err, "start it with: mslkeep-agent --config FILE --listen " + address}
+	}
+	return k, nil
+}
+
+// hintFor says what to do about an agent's failure.
+func hintFor(err error) string {
+	var failure msl.FailureError
+	if !errors.As(err, &failure) {
+		return ""
+	}
+	switch f, _ := failure.Failure(); f {
+	case msl.NoSuchKey:
+		return "mslkeep keys list shows the names"
+	case msl.Malformed:
+		return "mslkeep keys --help lists types and formats"
+	case msl.Unavailable:
+		return "the agent is busy, or was restarted: try again"
+	}
+	return ""
+}

@@ -1,0 +1,5 @@
+package main
+
+import "context"
+
+func bench(context.Context, *cli, []string) error { return nil }
