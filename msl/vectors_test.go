@@ -20,6 +20,9 @@ import (
 	"github.com/mslkeep/mslkeep/msl"
 )
 
+// TestVectors compares with the reference. Of the reference's behaviours it shows 15 (compression), 61 to 70
+// (entityauth, userauth), 71, 79 and 80 (keyx), 86 to 98 (messages, messages-refused, errorheaders), 99
+// (capabilities), 100 to 109 (payload, handshake, key-response, token-life, replay) and 114 to 117 (responses).
 func TestVectors(t *testing.T) {
 	t.Run("errors", errorVectors)
 	t.Run("capabilities", func(t *testing.T) {
