@@ -53,11 +53,11 @@ func envelopeSize(label []byte, ciphertext int) int {
 
 // parseEnvelope reads an envelope of the given version, or of the one that it finds if version is 0.
 func parseEnvelope(b []byte, version int) (e envelope, err error) {
+	refused := unverified(mslParseError, "parsing a ciphertext envelope")
 	o, err := mslenc.Parse(b)
 	if err != nil {
-		return e, &fault{code: unverified(0, "").code, number: mslParseError, what: "parsing a ciphertext envelope", err: err}
+		return e, refused
 	}
-	refused := unverified(mslParseError, "parsing a ciphertext envelope")
 	if version != 1 {
 		found, err := o.Int("version")
 		switch {

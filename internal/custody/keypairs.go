@@ -135,7 +135,7 @@ func (k *keyPairs) take(ctx context.Context) (*keyPair, error) {
 		}
 		if k.pair == nil && k.spare != nil {
 			k.pair, k.spare, k.born, k.taken = k.spare, nil, k.now(), 0
-			k.timer = time.AfterFunc(k.age, k.expire)
+			k.timer = time.AfterFunc(k.age+time.Second, k.expire)
 		}
 		if k.pair != nil {
 			k.taken++

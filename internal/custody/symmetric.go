@@ -211,7 +211,7 @@ func newAESKW(key *secret.Bytes) (*aesKW, error) {
 func (w *aesKW) Wrap(_ context.Context, key []byte) ([]byte, error) {
 	out, err := aeskw.Wrap(w.block, key)
 	if err != nil {
-		return nil, &fault{code: malformed(0, "").code, number: mslPlaintextBlockSize, what: "wrapping a key", err: err}
+		return nil, &fault{code: wire.Malformed, number: mslPlaintextBlockSize, what: "wrapping a key", err: err}
 	}
 	return out, nil
 }
@@ -220,7 +220,7 @@ func (w *aesKW) Wrap(_ context.Context, key []byte) ([]byte, error) {
 func (w *aesKW) Unwrap(_ context.Context, wrapped []byte) ([]byte, error) {
 	key, err := aeskw.Unwrap(w.block, wrapped)
 	if err != nil {
-		return nil, &fault{code: unverified(0, "").code, number: mslUnwrapError, what: "unwrapping a key", err: err}
+		return nil, &fault{code: wire.VerificationFailed, number: mslUnwrapError, what: "unwrapping a key", err: err}
 	}
 	return key, nil
 }
