@@ -137,7 +137,12 @@ func scan(t *testing.T, s *memscan.Scanner, pid int) *memscan.Report {
 		t.Fatal(err)
 	}
 	defer mem.Close()
-	r, err := s.Scan(maps, mem)
+	pagemap, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pagemap.Close()
+	r, err := s.Scan(maps, mem, pagemap)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,9 +156,6 @@ func random(n int) []byte {
 }
 
 func TestProcesses(t *testing.T) {
-	if raceEnabled {
-		t.Skip("nothing here runs concurrently")
-	}
 	want := map[string]string{"raw": "raw", "hex": "hex", "HEX": "hex", "base64": "base64", "base64url": "base64url",
 		"aes": "aes schedule", "hmac": "hmac", "wiped": "", "none": ""}
 	for form, wantForm := range want {
@@ -219,11 +221,51 @@ func TestEdges(t *testing.T) {
 	for _, at := range []int{0, 1, 4096, 8192 - 40, 3 * 4096, 1<<20 - 1, 1<<20 - 20, 1 << 20, 2<<20 - 39, size - 40} {
 		f.b = make([]byte, size)
 		copy(f.b[at:], key)
-		r, err := s.Scan(strings.NewReader(fmt.Sprintf("%x-%x rw-p 00000000 00:00 0 \n", 0x10000, 0x10000+size)), f)
+		r, err := s.Scan(strings.NewReader(fmt.Sprintf("%x-%x rw-p 00000000 00:00 0 \n", 0x10000, 0x10000+size)), f, nil)
 		if err != nil || r.Found != 1 || r.Hits[0].Mapping != "anonymous" {
 			t.Errorf("at %d: %+v, %v", at, r, err)
 		} else if r.Unreadable != 4096 || r.Bytes != size-4096 {
 			t.Errorf("at %d: %d bytes read, %d not", at, r.Bytes, r.Unreadable)
+		}
+	}
+}
+
+// TestTouched: only pages that pagemap calls present or swapped are searched, and a key across two of them
+// is found. What pagemap does not tell of is searched.
+func TestTouched(t *testing.T) {
+	page := os.Getpagesize()
+	key := random(40)
+	s, err := memscan.New([]memscan.Key{{Label: "k", Bytes: key}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const pages = 3000 // more than are asked for at once
+	for _, c := range []struct {
+		at, told int // where the key is; pages that pagemap tells of
+		touched  []int
+		found    int
+	}{
+		{5 * page, pages, []int{5}, 1},
+		{5 * page, pages, []int{4, 6}, 0},
+		{6*page - 20, pages, []int{5, 6}, 1},
+		{6*page - 20, pages, []int{5}, 0},
+		{1024*page - 20, pages, []int{1023, 1024}, 1},
+		{(pages - 1) * page, pages, []int{pages - 1}, 1},
+		{2000 * page, 1000, []int{1}, 1},
+		{1000*page - 20, 1000, []int{999}, 1},
+	} {
+		f := &fakeMemory{b: make([]byte, pages*page)}
+		copy(f.b[c.at:], key)
+		told := make([]byte, 8*c.told)
+		for i, p := range c.touched {
+			told[8*p+7] = []byte{0x80, 0x40}[i%2]
+		}
+		maps := fmt.Sprintf("0-%x rw-p 0 00:00 0\n", len(f.b))
+		r, err := s.Scan(strings.NewReader(maps), f, bytes.NewReader(told))
+		if err != nil || r.Found != c.found {
+			t.Errorf("%+v: %+v, %v", c, r, err)
+		} else if want := page * (len(c.touched) + pages - c.told); r.Bytes != int64(want) {
+			t.Errorf("%+v: %d bytes searched, want %d", c, r.Bytes, want)
 		}
 	}
 }
@@ -246,13 +288,13 @@ func TestMappings(t *testing.T) {
 		"0-1000 rw-s 0 00:06 5  /dev/dri/card0":        false,
 	} {
 		f := &fakeMemory{b: append(bytes.Clone(key), make([]byte, 4096-16)...)}
-		r, err := s.Scan(strings.NewReader(line+"\n"), f)
+		r, err := s.Scan(strings.NewReader(line+"\n"), f, nil)
 		if want && (err != nil || r.Found != 1) || !want && err == nil {
 			t.Errorf("%s: %+v, %v", line, r, err)
 		}
 	}
 	for _, bad := range []string{"", "x", "0-1000 rw-p\n", "zz-1000 rw-p 0 0 0\n", "1000-0 rw-p 0 0 0\n", "0 rw-p 0 0 0\n"} {
-		if _, err := s.Scan(strings.NewReader(bad), &fakeMemory{b: key}); err == nil {
+		if _, err := s.Scan(strings.NewReader(bad), &fakeMemory{b: key}, nil); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
 	}
@@ -293,7 +335,7 @@ func BenchmarkScan(b *testing.B) {
 	maps := fmt.Sprintf("0-%x rw-p 0 00:00 0\n", len(mem))
 	b.SetBytes(int64(len(mem)))
 	for b.Loop() {
-		if r, err := s.Scan(strings.NewReader(maps), bytes.NewReader(mem)); err != nil || r.Found != 0 {
+		if r, err := s.Scan(strings.NewReader(maps), bytes.NewReader(mem), nil); err != nil || r.Found != 0 {
 			b.Fatal(r, err)
 		}
 	}

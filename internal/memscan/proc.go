@@ -6,10 +6,12 @@ package memscan
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 )
@@ -65,6 +67,42 @@ func readMappings(r io.Reader) ([]mapping, error) {
 		return nil, fmt.Errorf("memscan: reading maps: %w", err)
 	}
 	return ms, nil
+}
+
+// touched returns the parts of a mapping that are in memory or in swap, as far as pagemap tells (see
+// pagemap.rst of Linux: 64 bits a page, bit 63 for present and 62 for swapped). Parts do not adjoin.
+func touched(m mapping, pagemap io.ReaderAt) []mapping {
+	if pagemap == nil {
+		return []mapping{m}
+	}
+	size := uint64(os.Getpagesize())
+	var parts []mapping
+	entries := make([]byte, 8<<10)
+	for at := m.start; at < m.end; {
+		want := min(uint64(len(entries)), (m.end-at)/size*8)
+		n, _ := pagemap.ReadAt(entries[:want], int64(at/size*8))
+		n -= n % 8
+		for i := 0; i < n; i += 8 {
+			if binary.LittleEndian.Uint64(entries[i:])>>62 != 0 {
+				parts = extend(parts, m, at, at+size)
+			}
+			at += size
+		}
+		if n == 0 { // it does not tell
+			return extend(parts, m, at, m.end)
+		}
+	}
+	return parts
+}
+
+// extend adds a range of m to the parts, as a part of its own if it does not adjoin the last one.
+func extend(parts []mapping, m mapping, start, end uint64) []mapping {
+	if n := len(parts); n > 0 && parts[n-1].end == start {
+		parts[n-1].end = end
+		return parts
+	}
+	m.start, m.end = start, end
+	return append(parts, m)
 }
 
 const (

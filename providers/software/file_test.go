@@ -263,8 +263,6 @@ func TestDefaultCost(t *testing.T) {
 	}
 	p.Close()
 	reopen(t, path, u)
-	_, err = software.Open(path, passUnlock(t, "Pass"), software.Options{})
-	wantCode(t, "wrong passphrase", err, providers.Locked)
 }
 
 func TestFileAccess(t *testing.T) {

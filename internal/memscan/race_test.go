@@ -1,9 +1,0 @@
-// Copyright 2026 The mslkeep authors.
-// SPDX-License-Identifier: Apache-2.0
-
-//go:build race
-
-package memscan_test
-
-// raceEnabled tells whether the race detector is on. It maps gigabytes, which then get searched slowly.
-const raceEnabled = true
