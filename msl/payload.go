@@ -14,6 +14,16 @@ type payload struct {
 	Data        []byte // as on the wire when encoding, uncompressed when parsed
 }
 
+// compress compresses the data with the algorithm that p names, if that makes it shorter.
+func (p *payload) compress() {
+	if c := compress(p.Compression, p.Data); c != nil {
+		p.Data = c
+	} else {
+		p.Compression = ""
+	}
+}
+
+// encode returns the encoding.
 func (p *payload) encode() []byte {
 	var b mslenc.Builder
 	b.Binary("data", p.Data) // first, since that makes room for all

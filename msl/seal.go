@@ -62,52 +62,56 @@ func (w *MessageWriter) writeOldest() {
 }
 
 // seal protects a job and returns its encoding. It reads nothing of w that changes.
-func (w *MessageWriter) seal(j job) sealed {
+func (w *MessageWriter) seal(j job) (s sealed) {
 	var plain [][]byte
-	var spare []byte
+	if j.header != nil {
+		plain = append(plain, j.header)
+	}
 	if j.payload != nil {
-		spare = j.payload.Data
-		if c := compress(j.payload.Compression, j.payload.Data); c != nil {
-			j.payload.Data = c
-		} else {
-			j.payload.Compression = ""
-		}
+		s.spare = j.payload.Data
+		j.payload.compress()
 		plain = append(plain, j.payload.encode())
 	}
-	together := j.header != nil && w.oneContext
-	var encoded []byte
-	switch {
-	case together:
-		plain = append([][]byte{j.header}, plain...)
-	case j.header != nil:
-		parts, err := w.m.headerContext.Seal(w.ctx, [][]byte{j.header})
-		if err != nil {
-			return sealed{err: custodyError(err, InternalException, "header data")}
-		}
-		encoded = w.encodeHeader(parts[0])
+	var parts []Part
+	if j.header != nil && !w.oneContext {
+		parts, s.err = w.protect(w.m.headerContext, plain[:1])
+		plain = plain[1:]
 	}
-	if len(plain) == 0 {
-		return sealed{encoded: encoded}
+	if s.err == nil {
+		var more []Part
+		more, s.err = w.protect(w.m.payloadContext, plain)
+		parts = append(parts, more...)
 	}
-	parts, err := w.m.payloadContext.Seal(w.ctx, plain)
-	if err != nil {
-		return sealed{err: custodyError(err, InternalException, "payload")}
+	if s.err != nil {
+		return s
 	}
-	if len(parts) != len(plain) {
-		return sealed{err: fail(InternalException, "payload", nil)}
-	}
-	if together {
-		encoded = w.encodeHeader(parts[0])
+	if j.header != nil {
+		outer := w.m.outer
+		outer.part = parts[0]
+		s.encoded = outer.encode()
 		parts = parts[1:]
 	}
 	for _, p := range parts {
-		encoded = append(encoded, encodeChunk(p)...)
+		if chunk := encodeChunk(p); s.encoded == nil {
+			s.encoded = chunk
+		} else {
+			s.encoded = append(s.encoded, chunk...)
+		}
 	}
-	return sealed{encoded: encoded, spare: spare}
+	return s
 }
 
-func (w *MessageWriter) encodeHeader(p Part) []byte {
-	h := w.m.outer
-	h.part = p
-	return h.encode()
+// protect seals parts, of which there may be none.
+func (w *MessageWriter) protect(c CryptoContext, plain [][]byte) ([]Part, error) {
+	if len(plain) == 0 {
+		return nil, nil
+	}
+	parts, err := c.Seal(w.ctx, plain)
+	if err != nil {
+		return nil, custodyError(err, InternalException, "sealing a message")
+	}
+	if len(parts) != len(plain) {
+		return nil, fail(InternalException, "sealing a message", nil)
+	}
+	return parts, nil
 }
