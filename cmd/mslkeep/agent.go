@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/mslkeep/mslkeep/agent"
@@ -14,11 +15,11 @@ import (
 )
 
 // startAgent starts an agent of our own. It ends with this process.
-func startAgent(ctx context.Context, binary, sum string, args []string) (*agent.Client, error) {
+func startAgent(ctx context.Context, binary, sum string, args []string, log io.Writer) (*agent.Client, error) {
 	if _, err := os.Stat(binary); err != nil {
 		return nil, &exitError{exitAgent, fmt.Errorf("there is no key agent: %w", err), "name its binary in [agent]"}
 	}
-	k, err := agent.Start(ctx, agent.Config{Path: binary, SHA256: sum, Args: args, Log: os.Stderr,
+	k, err := agent.Start(ctx, agent.Config{Path: binary, SHA256: sum, Args: args, Log: log,
 		Env: []string{"PATH", "CREDENTIALS_DIRECTORY", "TERM", "GOMAXPROCS"}})
 	if err == nil {
 		return k, nil

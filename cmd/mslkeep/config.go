@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,7 +32,8 @@ type config struct {
 	Serve  serveConfig  `toml:"serve"`
 	Send   sendConfig   `toml:"send"`
 
-	dir string // relative paths are relative to the file's folder
+	dir string    // relative paths are relative to the file's folder
+	log io.Writer // of the agent; nil for standard error
 }
 
 // agentConfig says how to get at the key agent: start one, or connect to one.
@@ -143,7 +145,11 @@ func (c *config) connect(ctx context.Context) (*agent.Client, error) {
 	if a.Config == "" {
 		return nil, configError(errors.New("[agent] names neither a config nor a socket"), "set config to the agent's file")
 	}
-	return startAgent(ctx, binary, sum, []string{"--config", c.path(a.Config)})
+	log := c.log
+	if log == nil {
+		log = os.Stderr
+	}
+	return startAgent(ctx, binary, sum, []string{"--config", c.path(a.Config)}, log)
 }
 
 // msl turns the file into the Config of package msl.

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 const demoUsage = `Usage: mslkeep demo [--keep DIR]
@@ -71,6 +72,11 @@ func demo(ctx context.Context, c *cli, args []string) error {
 
 func (d *demonstration) printf(format string, args ...any) { fmt.Fprintf(d.cli.out, format, args...) }
 
+// step narrates one message.
+func (d *demonstration) step(what string, took time.Duration) {
+	d.printf("  %-70s %7.1f ms\n", what, float64(took.Microseconds())/1000)
+}
+
 func (d *demonstration) stop() {
 	for _, w := range []*player{d.psk, d.user, d.rsa, d.server} {
 		if w != nil {
@@ -108,11 +114,11 @@ func (d *demonstration) messages(context.Context) error {
 		text string
 		what string
 	}{
-		{d.psk, "hello", "device-1: first message, under its pre-shared key; the answer brings session keys"},
-		{d.psk, "hello again", "device-1: the next one, under the session's keys"},
-		{d.user, "my name is Ada", "device-1: handshake, then for a user with a password, never accepted twice"},
-		{d.user, "it is still me", "device-1: the user again, known by a token now"},
-		{d.rsa, strings.Repeat("a long message ", 70_000), "device-2: keys exchanged under RSA signatures, then a MiB, compressed"},
+		{d.psk, "hello", "device-1: says hello under its pre-shared key, and gets session keys"},
+		{d.psk, "hello again", "device-1: again, under the session's keys"},
+		{d.user, "my name is Ada", "device-1: for Ada, with her password; accepted at most once"},
+		{d.user, "it is still me", "device-1: for Ada again, known by her token now"},
+		{d.rsa, strings.Repeat("a long message ", 70_000), "device-2: exchanges keys under RSA signatures, then sends a MiB"},
 	} {
 		r, err := m.who.say(m.text)
 		if err != nil {
@@ -121,7 +127,7 @@ func (d *demonstration) messages(context.Context) error {
 		if r.Bytes != int64(len(m.text)) || !r.Encrypted {
 			return fmt.Errorf("%s: the answer is not what was sent", m.what)
 		}
-		d.printf("  %-78s %7.1f ms\n", m.what, r.Milliseconds)
+		d.step(m.what, time.Duration(r.Milliseconds*float64(time.Millisecond)))
 	}
 	return nil
 }
@@ -131,9 +137,10 @@ func (d *demonstration) crash(context.Context) error {
 	if err := syscall.Kill(d.server.agent, syscall.SIGKILL); err != nil {
 		return fmt.Errorf("killing the server's agent: %w", err)
 	}
-	r, err := d.psk.say("are you there?")
+	killed := time.Now()
+	_, err := d.psk.say("are you there?")
 	if err != nil { // in flight when the agent died: a transient error, which a sender repeats
-		r, err = d.psk.say("are you there?")
+		_, err = d.psk.say("are you there?")
 	}
 	if err != nil {
 		return fmt.Errorf("after the server's agent was killed: %w", err)
@@ -142,7 +149,7 @@ func (d *demonstration) crash(context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.printf("  %-78s %7.1f ms\n", fmt.Sprintf("device-1: the server's agent was killed; process %d took over, same session", again), r.Milliseconds)
+	d.step(fmt.Sprintf("server: its agent is killed; process %d takes over the sessions", again), time.Since(killed))
 	d.server.agent = again
 	return nil
 }

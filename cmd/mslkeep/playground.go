@@ -191,7 +191,12 @@ func (p *playground) makeKeys(ctx context.Context) error {
 
 // withAgent starts somebody's agent for as long as f takes.
 func (p *playground) withAgent(ctx context.Context, who string, f func(*agent.Client) error) error {
-	cfg := &config{dir: p.path(who), Agent: agentConfig{Config: "agent.toml"}}
+	log, err := p.log()
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cfg := &config{dir: p.path(who), log: log, Agent: agentConfig{Config: "agent.toml"}}
 	a, err := cfg.connect(ctx)
 	if err != nil {
 		return err
@@ -217,6 +222,11 @@ func (p *playground) makeConfigs() error {
 	return nil
 }
 
+// log opens the file that gets what the processes say on standard error.
+func (p *playground) log() (*os.File, error) {
+	return os.OpenFile(p.path("log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+}
+
 // A player is a running process of the playground.
 type player struct {
 	cmd   *exec.Cmd
@@ -229,7 +239,7 @@ type player struct {
 // start starts a command of mslkeep that talks in lines of JSON.
 func (p *playground) start(ctx context.Context, args ...string) (*player, error) {
 	cmd := exec.CommandContext(ctx, p.tool["mslkeep"], args...)
-	log, err := os.OpenFile(p.path("log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	log, err := p.log()
 	if err != nil {
 		return nil, err
 	}
