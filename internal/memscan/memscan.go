@@ -140,6 +140,10 @@ const chunk = 1 << 20
 // page is the smallest page size there is. What cannot be read is passed over in such steps.
 const page = 4096
 
+// maxGap bounds how much of a mapping is tried without reading anything, in bytes. The rest counts as
+// unreadable.
+const maxGap = 1 << 30
+
 // Scan searches the memory of one process. maps and mem are /proc/PID/maps and /proc/PID/mem, opened by
 // somebody who may. So is pagemap, /proc/PID/pagemap, by which pages that the process never touched are
 // passed over; without it, nil, they are searched too. Scan fails if nothing at all could be read, since
@@ -172,7 +176,8 @@ func (s *Scanner) Scan(maps io.Reader, mem, pagemap io.ReaderAt) (*Report, error
 
 // scanMapping searches one mapping, in pieces that overlap by the longest pattern.
 func (s *Scanner) scanMapping(m mapping, mem io.ReaderAt, buf []byte, r *Report, found []bool) {
-	kept := 0 // bytes at the front of buf that were read in the round before
+	gap := uint64(0) // bytes that could not be read, in a row
+	kept := 0        // bytes at the front of buf that were read in the round before
 	for at := m.start; at < m.end; {
 		want := min(uint64(len(buf)-kept), m.end-at)
 		n, _ := mem.ReadAt(buf[kept:kept+int(want)], int64(at))
@@ -184,8 +189,14 @@ func (s *Scanner) scanMapping(m mapping, mem io.ReaderAt, buf []byte, r *Report,
 		})
 		at += uint64(n)
 		kept = copy(buf, b[max(0, len(b)-s.longest+1):])
+		if n > 0 {
+			gap = 0
+		}
 		if uint64(n) < want { // a page that is not there, or gone
 			step := min(page-at%page, m.end-at)
+			if gap += step; gap > maxGap {
+				step = m.end - at
+			}
 			r.Unreadable += int64(step)
 			at += step
 			kept = 0

@@ -340,3 +340,21 @@ func BenchmarkScan(b *testing.B) {
 		}
 	}
 }
+
+func FuzzParsers(f *testing.F) {
+	f.Add("0-1000 rw-p 0 00:00 0  [heap]\n", "a 0011223344556677\n")
+	f.Add("ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0  [vsyscall]\n", "a b c\n")
+	f.Add("0-ffffffffffffffff rw-p 0 0 0\n", "half 00")
+	f.Add("fffffffffffff000-ffffffffffffffff rw-p 0 0 0\n", "half 00")
+	f.Fuzz(func(t *testing.T, maps, log string) {
+		keys, err := memscan.ReadKeyLog(strings.NewReader(log))
+		if err != nil {
+			return
+		}
+		s, err := memscan.New(keys)
+		if err != nil {
+			return
+		}
+		s.Scan(strings.NewReader(maps), strings.NewReader(log), bytes.NewReader(nil))
+	})
+}
