@@ -12,9 +12,9 @@ STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 build:
 	@mkdir -p bin
-	$(GO) build -trimpath -o bin/mslkeep-agent ./cmd/mslkeep-agent
-	$(GO) build -trimpath -o bin/mslkeep-scan ./cmd/mslkeep-scan
-	$(GO) build -trimpath -o bin/mslkeep -ldflags "\
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/mslkeep-agent ./cmd/mslkeep-agent
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/mslkeep-scan ./cmd/mslkeep-scan
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/mslkeep -ldflags "\
 		-X main.agentSHA256=$$(sha256sum bin/mslkeep-agent | cut -d' ' -f1) \
 		-X main.scanSHA256=$$(sha256sum bin/mslkeep-scan | cut -d' ' -f1)" ./cmd/mslkeep
 
