@@ -14,14 +14,12 @@ import (
 // them use, imports this one.
 
 var (
-	Compress          = compress
-	Uncompress        = uncompress
-	ParseErrorData    = parseErrorData
-	SealError         = sealError
-	DecoderError      = decoderError
-	ErrClosed         = errClosed
-	ErrNoPayloads     = errNoPayloads
-	DefaultCapability = &defaultCapabilities
+	Compress       = compress
+	Uncompress     = uncompress
+	ParseErrorData = parseErrorData
+	SealError      = sealError
+	ErrClosed      = errClosed
+	ErrNoPayloads  = errNoPayloads
 )
 
 type (

@@ -15,6 +15,8 @@ import (
 type KeyRequest struct {
 	Scheme  string
 	KeyData []byte // an encoded MSL object
+
+	mechanism string // as in KeyExchange; of a received request only
 }
 
 // A KeyResponse answers a key request with a new master token.
@@ -43,6 +45,7 @@ func (r *KeyResponse) encode() []byte {
 // asked. Adding one is a row in keySchemes with its two functions, and the exchange itself in custody.
 type keyScheme struct {
 	name              string
+	selector          string                // the member of the key data that names the mechanism
 	request, response func(keyData *fields) // nil for schemes that are not built yet
 }
 
@@ -52,9 +55,11 @@ const (
 )
 
 var keySchemes = []keyScheme{
-	{schemeAsymmetricWrapped, checkAsymmetricRequest, checkAsymmetricResponse},
-	{schemeSymmetricWrapped, checkSymmetricRequest, checkSymmetricResponse},
-	{name: "DIFFIE_HELLMAN"}, {name: "JWE_LADDER"}, {name: "JWK_LADDER"},
+	{schemeAsymmetricWrapped, "mechanism", checkAsymmetricRequest, checkAsymmetricResponse},
+	{schemeSymmetricWrapped, "keyid", checkSymmetricRequest, checkSymmetricResponse},
+	{name: "DIFFIE_HELLMAN", selector: "parametersid"},
+	{name: "JWE_LADDER", selector: "mechanism"},
+	{name: "JWK_LADDER", selector: "mechanism"},
 }
 
 // defaultKeyExchanges are those of a Config that names none.
@@ -69,7 +74,7 @@ func defaultKeyExchanges(symmetric bool) []KeyExchange {
 	return k
 }
 
-// parse reads the scheme and the key data that requests and responses have in common. Schemes that
+// keyExchange reads the scheme and the key data that requests and responses have in common. Schemes that
 // the specification knows and this package does not are read, and left alone.
 func (f *fields) keyExchange() (scheme string, keyData fields, row keyScheme) {
 	scheme = f.text("scheme")
@@ -93,7 +98,8 @@ func parseKeyRequest(o mslenc.Object) (KeyRequest, error) {
 	if keyData.err != nil {
 		return KeyRequest{}, keyData.err
 	}
-	return KeyRequest{Scheme: scheme, KeyData: slices.Clone(keyData.obj.Encoding())}, nil
+	mechanism, _ := keyData.obj.String(row.selector)
+	return KeyRequest{Scheme: scheme, KeyData: slices.Clone(keyData.obj.Encoding()), mechanism: mechanism}, nil
 }
 
 func parseKeyResponse(f fields) (*KeyResponse, error) {
@@ -150,18 +156,4 @@ func checkSymmetricResponse(k *fields) {
 	checkSymmetricRequest(k)
 	k.binary("encryptionkey")
 	k.binary("hmackey")
-}
-
-// mechanism returns the mechanism that a request asks for, as in KeyExchange, or "".
-func (r KeyRequest) mechanism() string {
-	o, err := mslenc.Parse(r.KeyData)
-	if err != nil {
-		return ""
-	}
-	name := "mechanism"
-	if r.Scheme == schemeSymmetricWrapped {
-		name = "keyid"
-	}
-	v, _ := o.String(name)
-	return v
 }

@@ -92,6 +92,24 @@ func (m *Message) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// WriteTo writes the rest of the application data to w, chunk by chunk as it arrives.
+func (m *Message) WriteTo(w io.Writer) (written int64, err error) {
+	for {
+		chunk, err := m.NextChunk(m.ctx)
+		if err == io.EOF {
+			return written, nil
+		}
+		if err != nil {
+			return written, err
+		}
+		n, err := w.Write(chunk)
+		written += int64(n)
+		if err != nil {
+			return written, err
+		}
+	}
+}
+
 // NextChunk returns the application data of the next payload, which belongs to the caller, or what Read
 // left of the present one. It is never empty. At the end the error is io.EOF.
 func (m *Message) NextChunk(ctx context.Context) ([]byte, error) {

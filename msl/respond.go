@@ -93,7 +93,7 @@ func (r *responder) exchange(ctx context.Context, req *Message, now time.Time) (
 	var first error
 	for _, own := range r.cfg.serverKeyExchanges() {
 		for _, k := range req.KeyRequests {
-			if k.Scheme != own.Scheme || k.mechanism() != own.Mechanism {
+			if k.Scheme != own.Scheme || k.mechanism != own.Mechanism {
 				continue
 			}
 			issued, err := r.issue(ctx, req, k, now)

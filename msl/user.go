@@ -5,6 +5,8 @@ package msl
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"slices"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
@@ -15,6 +17,9 @@ type UserAuthData struct {
 	Scheme   string
 	authData []byte // the encoded authdata member
 }
+
+// Format keeps credentials out of logs: every verb prints the scheme alone.
+func (d UserAuthData) Format(f fmt.State, _ rune) { io.WriteString(f, "UserAuthData("+d.Scheme+")") }
 
 func (d *UserAuthData) encode() []byte {
 	var b mslenc.Builder
