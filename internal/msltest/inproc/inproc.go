@@ -8,10 +8,13 @@ package inproc
 import (
 	"context"
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math/big"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -253,4 +256,13 @@ func Strangers(t testing.TB) *agent.Client {
 		}
 	}
 	return start(t, p)
+}
+
+// SmallModulus is the modulus of an RSA key that is too small to be trusted.
+func SmallModulus() *big.Int {
+	key, err := x509.ParsePKIXPublicKey(Fixtures().KeyPairs["rsa_small"].SPKI)
+	if err != nil {
+		panic(err)
+	}
+	return key.(*rsa.PublicKey).N
 }
