@@ -152,6 +152,9 @@ func (e *RemoteError) seal(ctx context.Context, cfg *Config, keys EntityKeys) ([
 	if err != nil {
 		return nil, custodyError(err, InternalException, "error message")
 	}
+	if len(parts) != 1 {
+		return nil, fail(InternalException, "error message", nil)
+	}
 	h := outerHeader{entity: cfg.Entity, part: parts[0], isError: true}
 	return h.encode(), nil
 }

@@ -76,6 +76,9 @@ func (o *opener) openError(ctx context.Context, m *Message, part Part) error {
 	if err != nil {
 		return custodyError(err, MessageVerificationFailed, "error data")
 	}
+	if len(plain) != 1 {
+		return fail(InternalException, "error data", nil)
+	}
 	e, err := parseErrorData(plain[0])
 	if err != nil {
 		return err
