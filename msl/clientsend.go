@@ -206,7 +206,7 @@ func (x *exchange) receive(ctx context.Context, sent *headerData) (*Message, err
 	if sent.KeyRequests != nil {
 		o.requests = x.pending
 	}
-	m, err := o.open(ctx, mslenc.NewDecoder(x.transport, c.config.decoderLimits()))
+	m, err := o.open(ctx, x.answer())
 	if err != nil {
 		return nil, err
 	}
@@ -230,6 +230,17 @@ func (x *exchange) receive(ctx context.Context, sent *headerData) (*Message, err
 		c.renewal.release()
 	}
 	return m, nil
+}
+
+// answer returns a decoder of what the peer sends back.
+func (x *exchange) answer() *mslenc.Decoder {
+	limits := x.client.config.decoderLimits()
+	if t, ok := x.transport.(interface{ whole() []byte }); ok {
+		if b := t.whole(); b != nil {
+			return mslenc.NewBytesDecoder(b, limits)
+		}
+	}
+	return mslenc.NewDecoder(x.transport, limits)
 }
 
 // sessionOf finds the keys of a master token that the peer's message names: those that we used, or

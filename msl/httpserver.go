@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+
+	"github.com/mslkeep/mslkeep/internal/mslenc"
 )
 
 // ServeHTTP answers messages that are posted, at any path (§8.12). An error message has status 200 as
@@ -19,26 +21,37 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "MSL messages are posted", http.StatusMethodNotAllowed)
 		return
 	}
-	control := http.NewResponseController(w)
-	// Lets a response begin while its request still arrives. Where the protocol does so anyway, as HTTP/2, this fails.
-	_ = control.EnableFullDuplex()
-	w.Header().Set("Content-Type", "application/msl")
-	out := &httpResponse{w: w, control: control}
-	if err := s.ServeExchange(r.Context(), r.Body, out); err != nil && !out.started && len(out.buf) == 0 {
-		panic(http.ErrAbortHandler) // there is nothing that could be said
-	} else if errors.Is(err, errMessageCut) {
-		panic(http.ErrAbortHandler) // so that the peer does not take a part for the whole
-	}
-	if !out.started {
-		w.Header().Set("Content-Length", strconv.Itoa(len(out.buf)))
+	w.Header()["Content-Type"] = contentType
+	out := &httpResponse{w: w}
+	err := s.serveBody(r, out)
+	switch {
+	case errors.Is(err, errMessageCut), err != nil && !out.started && len(out.buf) == 0:
+		panic(http.ErrAbortHandler) // so that the peer does not take a part, or nothing, for an answer
+	case !out.started:
+		w.Header()["Content-Length"] = []string{strconv.Itoa(len(out.buf))}
 	}
 	_ = out.finish()
+}
+
+var contentType = []string{"application/msl"}
+
+// serveBody answers the message in the body of a request. A small one is read first, so that all its
+// parts are opened at once.
+func (s *Server) serveBody(r *http.Request, out *httpResponse) error {
+	limits := s.config.decoderLimits()
+	if 0 <= r.ContentLength && r.ContentLength <= maxBuffered {
+		body := make([]byte, r.ContentLength)
+		n, _ := io.ReadFull(r.Body, body) // less is seen to be cut off
+		return s.serve(r.Context(), mslenc.NewBytesDecoder(body[:n], limits), out)
+	}
+	// Lets a response begin while its request still arrives. Where the protocol does so anyway, as HTTP/2, this fails.
+	_ = http.NewResponseController(out.w).EnableFullDuplex()
+	return s.serve(r.Context(), mslenc.NewDecoder(r.Body, limits), out)
 }
 
 // httpResponse keeps a small response back, so that it goes out with its length known.
 type httpResponse struct {
 	w       http.ResponseWriter
-	control *http.ResponseController
 	buf     []byte
 	started bool
 }
@@ -58,7 +71,7 @@ func (h *httpResponse) Flush() error {
 	if err := h.finish(); err != nil {
 		return err
 	}
-	return h.control.Flush()
+	return http.NewResponseController(h.w).Flush()
 }
 
 // finish hands over what was kept back.

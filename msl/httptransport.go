@@ -50,6 +50,7 @@ type httpExchange struct {
 
 	answered chan struct{}
 	resp     *http.Response
+	small    []byte // all of the answer's body, if it is small and not streamed
 	err      error
 }
 
@@ -103,7 +104,7 @@ func (x *httpExchange) post(body io.Reader) {
 		x.err = err
 		return
 	}
-	req.Header.Set("Content-Type", "application/msl")
+	req.Header["Content-Type"] = contentType
 	resp, err := x.client.Do(req)
 	if err != nil {
 		x.err = err
@@ -115,6 +116,22 @@ func (x *httpExchange) post(body io.Reader) {
 		return
 	}
 	x.resp = resp
+	if n := resp.ContentLength; 0 <= n && n <= maxBuffered {
+		small := make([]byte, n)
+		if _, x.err = io.ReadFull(resp.Body, small); x.err == nil {
+			x.small = small
+		}
+	}
+}
+
+// whole returns all of the answer if it is at hand, after CloseWrite, or nil.
+func (x *httpExchange) whole() []byte {
+	select {
+	case <-x.answered:
+		return x.small
+	default:
+		return nil
+	}
 }
 
 func (x *httpExchange) Read(p []byte) (int, error) {
@@ -123,8 +140,15 @@ func (x *httpExchange) Read(p []byte) (int, error) {
 	case <-x.ctx.Done():
 		return 0, x.ctx.Err()
 	}
-	if x.err != nil {
+	switch {
+	case x.err != nil:
 		return 0, x.err
+	case x.small != nil:
+		n := copy(p, x.small)
+		if x.small = x.small[n:]; n == 0 && len(p) > 0 {
+			return 0, io.EOF
+		}
+		return n, nil
 	}
 	return x.resp.Body.Read(p)
 }

@@ -37,6 +37,13 @@ func NewDecoder(r io.Reader, l Limits) *Decoder {
 	return &Decoder{r: r, limits: l, s: scanner{limits: l}}
 }
 
+// NewBytesDecoder returns a Decoder of a stream that is at hand whole. It keeps b, and what it returns
+// aliases it.
+func NewBytesDecoder(b []byte, l Limits) *Decoder {
+	l = l.orDefault()
+	return &Decoder{buf: b[:len(b):len(b)], readErr: io.EOF, limits: l, s: scanner{limits: l}}
+}
+
 // Next returns the next object, which is valid until the next call of Next or NextHeader. White space
 // may precede it. The error is io.EOF when the stream ends after an object, io.ErrUnexpectedEOF when
 // it ends elsewhere, the reader's error, or a [*FieldError]. After a FieldError the stream cannot be
@@ -156,7 +163,9 @@ func (d *Decoder) scan() {
 func (d *Decoder) fill() error {
 	if d.readErr != nil {
 		err := d.readErr
-		d.readErr = nil
+		if d.r != nil {
+			d.readErr = nil
+		}
 		return d.ended(err)
 	}
 	if len(d.buf) == cap(d.buf) {
