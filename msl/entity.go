@@ -73,8 +73,14 @@ func findEntityScheme(name string) (*entityScheme, error) {
 	return &entitySchemes[i], nil
 }
 
-// ownScheme returns the scheme of this side.
-func (c *Config) ownScheme() (*entityScheme, error) { return findEntityScheme(c.Entity.Scheme) }
+// ownScheme returns the scheme of this side. It fails for data that no constructor made.
+func (c *Config) ownScheme() (*entityScheme, error) {
+	s, err := findEntityScheme(c.Entity.Scheme)
+	if err == nil && c.Entity.authData == "" {
+		err = fail(MessageEntityNotFound, "own entity authentication data", nil)
+	}
+	return s, err
+}
 
 // remoteScheme returns a scheme that remote entities may use.
 func (c *Config) remoteScheme(name string) (*entityScheme, error) {

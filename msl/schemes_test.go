@@ -96,6 +96,15 @@ func TestOwnRSAKey(t *testing.T) {
 	}
 }
 
+// TestOwnEntity: a configuration without this side's data, or with data that no constructor made, is refused.
+func TestOwnEntity(t *testing.T) {
+	for _, d := range []msl.EntityAuthData{{}, {Scheme: "NONE"}, {Scheme: "X509"}, {Scheme: "MAGIC"}} {
+		if _, err := msl.OwnContext(context.Background(), &msl.Config{Entity: d}, nil); err == nil {
+			t.Errorf("%+v is accepted", d)
+		}
+	}
+}
+
 // TestCredentialsAreUnprintable: no verb prints a password.
 func TestCredentialsAreUnprintable(t *testing.T) {
 	d := msl.EmailPassword("user@example.com", "hunter2")
