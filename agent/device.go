@@ -77,6 +77,23 @@ func (c *Client) UnsealSession(ctx context.Context, sealed []byte, t msl.Token) 
 	return c.deviceSession(reply.Session, wire.Token(t), bytes.Clone(sealed)), nil
 }
 
+// Discard lets the agent wipe the session, which must not be used any more. It does not wait.
+func (s *deviceSession) Discard() {
+	s.keys.mu.Lock()
+	h := s.handle
+	s.keys.mu.Unlock()
+	s.c.release(h)
+}
+
+// release has the agent wipe what a handle names, without waiting for it.
+func (c *Client) release(h wire.Handle) {
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = c.caller.Call(ctx, &wire.ReleaseRequest{Handles: []wire.Handle{h}}, &wire.ReleaseReply{})
+	}()
+}
+
 // BeginExchange is as [msl.KeyExchanger] wants it.
 func (c *Client) BeginExchange(ctx context.Context, scheme, mechanism, identity string) (msl.PendingExchange, error) {
 	var reply wire.BeginExchangeReply
@@ -110,12 +127,5 @@ func (p *pending) Finish(ctx context.Context, keyData []byte, t msl.Token, ident
 
 // Discard may come to nothing when the agent is down, which has then forgotten the exchange anyway.
 func (p *pending) Discard() {
-	p.discard.Do(func() {
-		go func() {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			defer cancel()
-			req := &wire.ReleaseRequest{Handles: []wire.Handle{p.handle}}
-			_ = p.c.caller.Call(ctx, req, &wire.ReleaseReply{})
-		}()
-	})
+	p.discard.Do(func() { p.c.release(p.handle) })
 }

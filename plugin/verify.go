@@ -155,12 +155,18 @@ func checkParents(path string) error {
 
 // checkInfo demands that nobody but root and this user can write to a file or folder. A folder that is
 // writable by others may be sticky, as /tmp is: what root or this user own there, nobody else can move.
+// A group that has the number of the owner is the owner's alone, by the custom of systems whose umask is 002.
 func checkInfo(path string, info fs.FileInfo) error {
-	if st, ok := info.Sys().(*syscall.Stat_t); !ok || st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || st.Uid != 0 && int(st.Uid) != os.Geteuid() {
 		return &fs.PathError{Op: "check", Path: path, Err: ErrOwner}
 	}
+	others := fs.FileMode(0o022)
+	if st.Gid == st.Uid {
+		others = 0o002
+	}
 	sticky := info.IsDir() && info.Mode()&fs.ModeSticky != 0
-	if info.Mode().Perm()&0o022 != 0 && !sticky {
+	if info.Mode().Perm()&others != 0 && !sticky {
 		return &fs.PathError{Op: "check", Path: path, Err: ErrWritable}
 	}
 	return nil

@@ -31,7 +31,8 @@ type config struct {
 	KeyLog           string       `toml:"key-log"`
 	Limits           limitsConfig `toml:"limits"`
 
-	path string // of this file
+	path   string // of this file
+	manage bool   // --manage
 }
 
 // limitsConfig: a field that is 0 means its default.

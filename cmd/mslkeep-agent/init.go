@@ -29,7 +29,7 @@ func initKeys(ctx context.Context, cfg *config, out io.Writer) error {
 	}
 	defer keys.Close()
 	// An agent without roles, so that it does not ask for keys that are yet to be made.
-	agent, err := custody.New(ctx, custody.Config{Provider: keys, KeyLog: log})
+	agent, err := custody.New(ctx, custody.Config{Provider: keys, KeyLog: log, Manage: true})
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,8 @@ Usage: mslkeep-agent --config FILE                      started by mslkeep
 
   --config FILE       the configuration
   --listen unix:PATH  listen on a socket, in a folder that nobody else can write to
+  --manage            let connected processes generate, import and rotate keys, as mslkeep keys does;
+                      without it they can only use them
   --allow-uid UIDS    users who may connect, by number, with commas; default: this user
   --version           print the version
 
@@ -104,6 +106,7 @@ type options struct {
 	config    string
 	listen    string // path of the socket, or ""
 	allowUIDs []int
+	manage    bool
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
@@ -129,6 +132,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return &exitError{exitConfig, err, ""}
 	}
+	cfg.manage = o.manage
 	findings := plugin.Harden(cfg.KeyLog != "") // before any secret is read
 	switch {
 	case o.command == "init":
@@ -171,6 +175,7 @@ func parseArgs(args []string) (*options, error) {
 		o.allowUIDs, err = parseUIDs(s)
 		return err
 	})
+	flags.BoolVar(&o.manage, "manage", false, "")
 	wantVersion := flags.Bool("version", false, "")
 	err := flags.Parse(args)
 	switch {

@@ -217,7 +217,7 @@ func startChild(t *testing.T, path string) (*wire.Client, *plugin.Process, *line
 	}
 	log := new(lines)
 	p, err := plugin.Start(t.Context(), plugin.Spec{Path: self, SHA256: hash, Protocol: wire.Version,
-		Args: []string{"--config", path}, Env: []string{asCommand + "=1"}, Log: log})
+		Args: []string{"--config", path, "--manage"}, Env: []string{asCommand + "=1"}, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -332,7 +332,7 @@ func TestKeyLog(t *testing.T) {
 // startService runs the agent as a service manager does, and waits until it listens.
 func startService(t *testing.T, path, sock string, more ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], append([]string{"--config", path, "--listen", "unix:" + sock}, more...)...)
+	cmd := exec.Command(os.Args[0], append([]string{"--config", path, "--manage", "--listen", "unix:" + sock}, more...)...)
 	cmd.Env = append(os.Environ(), asCommand+"=1")
 	stderr, err := cmd.StderrPipe()
 	if err == nil {

@@ -45,7 +45,7 @@ func open(ctx context.Context, cfg *config, findings []plugin.Finding, stdin io.
 		Provider: o.keys, TokenKeys: cfg.TokenKeys, StorageKey: cfg.StorageKey,
 		PSKPrefix: cfg.PSKPrefix, RSAPrefix: cfg.RSAPrefix, ServicePrefix: cfg.ServicePrefix,
 		Limits: cfg.Limits.custody(), Allow: cfg.Allow,
-		KeyLog: o.log, Findings: wireFindings(findings), Stdin: stdin,
+		KeyLog: o.log, Manage: cfg.manage, Findings: wireFindings(findings), Stdin: stdin,
 	})
 	if errors.Is(err, providers.NoSuchKey) || errors.Is(err, wire.NoSuchKey) {
 		return nil, &exitError{exitConfig, err, "make it with: mslkeep-agent init --config " + cfg.path}

@@ -50,6 +50,8 @@ func hintFor(err error) string {
 		return "mslkeep keys list shows the names"
 	case msl.Malformed:
 		return "mslkeep keys --help lists types and formats"
+	case msl.Denied:
+		return "start the agent with --manage, or use --agent-config"
 	case msl.Unavailable:
 		return "the agent is busy, or was restarted: try again"
 	}

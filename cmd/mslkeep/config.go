@@ -118,8 +118,8 @@ func (c *config) path(p string) string {
 	return filepath.Join(c.dir, p)
 }
 
-// connect starts the agent, or connects to one that runs.
-func (c *config) connect(ctx context.Context) (*agent.Client, error) {
+// connect starts the agent, with further arguments if there are any, or connects to one that runs.
+func (c *config) connect(ctx context.Context, args ...string) (*agent.Client, error) {
 	a := c.Agent
 	if a.Socket != "" {
 		if a.Binary != "" || a.SHA256 != "" || a.Config != "" {
@@ -149,7 +149,7 @@ func (c *config) connect(ctx context.Context) (*agent.Client, error) {
 	if log == nil {
 		log = os.Stderr
 	}
-	return startAgent(ctx, binary, sum, []string{"--config", c.path(a.Config)}, log)
+	return startAgent(ctx, binary, sum, append([]string{"--config", c.path(a.Config)}, args...), log)
 }
 
 // msl turns the file into the Config of package msl.

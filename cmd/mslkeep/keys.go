@@ -89,7 +89,7 @@ func (f *keyFlags) connect(ctx context.Context) (*agent.Client, error) {
 			return nil, err
 		}
 	}
-	return cfg.connect(ctx)
+	return cfg.connect(ctx, "--manage")
 }
 
 // keyOperations is the table of what keys can do.

@@ -197,7 +197,7 @@ func (p *playground) withAgent(ctx context.Context, who string, f func(*agent.Cl
 	}
 	defer log.Close()
 	cfg := &config{dir: p.path(who), log: log, Agent: agentConfig{Config: "agent.toml"}}
-	a, err := cfg.connect(ctx)
+	a, err := cfg.connect(ctx, "--manage")
 	if err != nil {
 		return err
 	}

@@ -58,6 +58,9 @@ type Config struct {
 	// Allow names the key exchange mechanisms that are off unless they are named: "RSA", "JWK_RSAES".
 	Allow []string
 
+	// Manage lets connected processes generate, import and rotate keys. Without it they can only use them.
+	Manage bool
+
 	KeyLog   *secret.Log      // nil: no log
 	Findings []wire.Finding   // of the process, for Health
 	Now      func() time.Time // default time.Now

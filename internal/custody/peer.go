@@ -112,6 +112,12 @@ func partBytes(parts []wire.Part) (n int) {
 // Handle answers a request. Its errors are of type *wire.Error. It keeps nothing of the request; the
 // reply may share memory with it.
 func (p *Peer) Handle(ctx context.Context, r wire.Request) (wire.Reply, error) {
+	switch r.(type) {
+	case *wire.GenerateKeyRequest, *wire.ImportKeyRequest, *wire.RotateKeyRequest:
+		if !p.agent.cfg.Manage {
+			return nil, wire.Fail(wire.Denied, "changing keys")
+		}
+	}
 	switch r := r.(type) {
 	case *wire.OpenMasterTokenRequest:
 		return reply(p.openMasterToken(ctx, r))("opening a master token", failed)

@@ -143,7 +143,7 @@ func newClock() *clock { return &clock{now: time.Unix(1700000000, 0)} }
 // newAgent makes an agent that is issuer and device at once, on a provider with the fixtures' keys.
 func newAgent(t testing.TB, change func(*Config)) *Agent {
 	t.Helper()
-	cfg := Config{TokenKeys: "tokens", StorageKey: "storage"}
+	cfg := Config{TokenKeys: "tokens", StorageKey: "storage", Manage: true}
 	if change != nil {
 		change(&cfg)
 	}
