@@ -224,6 +224,11 @@ func TestStartRefuses(t *testing.T) {
 	f.Write([]byte{0})
 	f.Close()
 
+	shared := copied("group", 0o775)
+	if os.Chown(shared, -1, os.Getegid()+1) != nil { // as an ordinary user: make it another refusal
+		os.Chmod(shared, 0o777)
+	}
+
 	for name, tt := range map[string]struct {
 		change func(*Spec)
 		step   Step
@@ -237,7 +242,7 @@ func TestStartRefuses(t *testing.T) {
 		"missing":            {func(s *Spec) { s.Path = filepath.Join(dir, "none") }, StepResolve, os.ErrNotExist},
 		"folder":             {func(s *Spec) { s.Path = dir }, StepPermissions, ErrNotRegular},
 		"fifo":               {func(s *Spec) { s.Path = filepath.Join(dir, "fifo") }, StepPermissions, ErrNotRegular},
-		"group-writable":     {func(s *Spec) { s.Path = copied("group", 0o775) }, StepPermissions, ErrWritable},
+		"group-writable":     {func(s *Spec) { s.Path = shared }, StepPermissions, ErrWritable},
 		"world-writable":     {func(s *Spec) { s.Path = copied("world", 0o757) }, StepPermissions, ErrWritable},
 		"in an open folder":  {func(s *Spec) { s.Path = open }, StepPermissions, ErrWritable},
 		"link into the same": {func(s *Spec) { s.Path = filepath.Join(dir, "link") }, StepPermissions, ErrWritable},
