@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 )
 
 // errBodyGone is the cause of a ReplayError.
@@ -84,6 +85,9 @@ func (r *keepingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// scratches are for reading the data of small messages.
+var scratches = sync.Pool{New: func() any { b := make([]byte, 4<<10); return &b }}
+
 // write sends the application data and ends the message: at once if there is little of it, else in
 // a goroutine whose result x.writing gives.
 func (x *exchange) write(ctx context.Context, w *MessageWriter) error {
@@ -98,7 +102,9 @@ func (x *exchange) write(ctx context.Context, w *MessageWriter) error {
 	if source == nil {
 		return complete(w, x.transport)
 	}
-	small := make([]byte, 4<<10)
+	scratch := scratches.Get().(*[]byte)
+	defer scratches.Put(scratch)
+	small := *scratch
 	for total := 0; total < maxBuffered; {
 		n, err := source.Read(small)
 		total += n

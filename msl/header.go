@@ -107,13 +107,21 @@ type outerHeader struct {
 	isError bool
 }
 
-func (h *outerHeader) encode() []byte {
-	var b mslenc.Builder
+func (h *outerHeader) encode() []byte { return h.append(make([]byte, 0, h.size())) }
+
+// size returns about how long the encoding is, rather too much.
+func (h *outerHeader) size() int {
 	size := len(h.part.Data)
 	if h.master != nil {
 		size += len(h.master.Data)
 	}
-	b.Reset(make([]byte, 0, size/3*4+512))
+	return size/3*4 + 512
+}
+
+// append appends the encoding to dst.
+func (h *outerHeader) append(dst []byte) []byte {
+	var b mslenc.Builder
+	b.After(dst)
 	if h.master != nil {
 		b.Object("mastertoken", h.master.Encoding())
 	} else {

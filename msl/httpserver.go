@@ -67,6 +67,16 @@ func (h *httpResponse) Write(p []byte) (int, error) {
 	return h.w.Write(p)
 }
 
+// keep is Write for bytes that are not used elsewhere.
+func (h *httpResponse) keep(p []byte) error {
+	if !h.started && len(h.buf) == 0 && len(p) <= maxBuffered {
+		h.buf = p
+		return nil
+	}
+	_, err := h.Write(p)
+	return err
+}
+
 func (h *httpResponse) Flush() error {
 	if err := h.finish(); err != nil {
 		return err

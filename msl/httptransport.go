@@ -65,6 +65,16 @@ func (x *httpExchange) Write(p []byte) (int, error) {
 	return x.pipe.Write(p)
 }
 
+// keep is Write for bytes that are not used elsewhere.
+func (x *httpExchange) keep(p []byte) error {
+	if x.pipe == nil && len(x.buf) == 0 && len(p) <= maxBuffered {
+		x.buf = p
+		return nil
+	}
+	_, err := x.Write(p)
+	return err
+}
+
 // Flush starts streaming if it has not begun. net/http sends what is written to a streamed body soon.
 func (x *httpExchange) Flush() error {
 	if x.pipe == nil {

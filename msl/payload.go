@@ -65,15 +65,19 @@ func parsePayload(plain []byte, inflate int) (*payload, error) {
 	return p, nil
 }
 
-// encodeChunk returns a sealed payload as it travels.
-func encodeChunk(p Part) []byte {
+// chunkSize returns how long a sealed payload is as it travels, rather too much.
+func chunkSize(p Part) int { return len(p.Data)/3*4 + 128 }
+
+// appendChunk appends a sealed payload as it travels.
+func appendChunk(dst []byte, p Part) []byte {
 	var b mslenc.Builder
+	b.After(dst)
 	b.Binary("payload", p.Data)
 	b.Binary("signature", p.Signature)
 	return b.Bytes()
 }
 
-// parseChunk undoes encodeChunk. limit bounds the bytes of the whole object.
+// parseChunk undoes appendChunk. limit bounds the bytes of the whole object.
 func parseChunk(o mslenc.Object, limit int) (Part, error) {
 	if len(o.Encoding()) > limit {
 		return Part{}, fail(MSLParseError, "payload chunk", mslenc.ErrLimit)

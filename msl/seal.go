@@ -3,6 +3,8 @@
 
 package msl
 
+import "io"
+
 // A job is what one seal call covers: a payload, or with no payload only the header. The header goes
 // with the first job.
 type job struct {
@@ -53,12 +55,21 @@ func (w *MessageWriter) writeOldest() {
 	w.inFlight = w.inFlight[1:]
 	w.spare = s.spare
 	if s.err == nil {
-		_, s.err = w.out.Write(s.encoded)
+		s.err = give(w.out, s.encoded)
 		if s.err != nil {
 			s.err = fail(MSLCommsFailure, "message", s.err)
 		}
 	}
 	w.fail(s.err)
+}
+
+// give writes p to w, which may keep it if it says so.
+func give(w io.Writer, p []byte) error {
+	if k, ok := w.(interface{ keep([]byte) error }); ok {
+		return k.keep(p)
+	}
+	_, err := w.Write(p)
+	return err
 }
 
 // seal protects a job and returns its encoding. It reads nothing of w that changes.
@@ -85,20 +96,28 @@ func (w *MessageWriter) seal(j job) (s sealed) {
 	if s.err != nil {
 		return s
 	}
-	if j.header != nil {
-		outer := w.m.outer
-		outer.part = parts[0]
-		s.encoded = outer.encode()
-		parts = parts[1:]
+	s.encoded = w.encode(parts, j.header != nil)
+	return s
+}
+
+// encode returns sealed parts as they travel; the first may be the header.
+func (w *MessageWriter) encode(parts []Part, header bool) []byte {
+	outer, size := w.m.outer, 0
+	if header {
+		outer.part, parts = parts[0], parts[1:]
+		size = outer.size()
 	}
 	for _, p := range parts {
-		if chunk := encodeChunk(p); s.encoded == nil {
-			s.encoded = chunk
-		} else {
-			s.encoded = append(s.encoded, chunk...)
-		}
+		size += chunkSize(p)
 	}
-	return s
+	encoded := make([]byte, 0, size)
+	if header {
+		encoded = outer.append(encoded)
+	}
+	for _, p := range parts {
+		encoded = appendChunk(encoded, p)
+	}
+	return encoded
 }
 
 // protect seals parts, of which there may be none.

@@ -170,6 +170,11 @@ func (s *sentWriter) Write(p []byte) (int, error) {
 	return s.w.Write(p)
 }
 
+func (s *sentWriter) keep(p []byte) error {
+	s.sent = true
+	return give(s.w, p)
+}
+
 func (s *sentWriter) Flush() error {
 	if f, ok := s.w.(interface{ Flush() error }); ok {
 		return f.Flush()

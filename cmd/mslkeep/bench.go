@@ -146,6 +146,7 @@ func newBenchmark(ctx context.Context, dir string, size int) (*benchmark, error)
 	}
 	if err == nil {
 		cfg.Send.URL = b.msl.url
+		cfg.MSL.Compression = []string{} // plain HTTP does not compress either
 		b.sender, err = newSender(ctx, cfg)
 	}
 	if err != nil {

@@ -12,15 +12,19 @@ import (
 // A Builder encodes one object. The zero Builder is ready. Members appear in the order in which they
 // are added; names must differ, which is not checked.
 type Builder struct {
-	buf []byte // the encoding without its last brace
+	buf  []byte // the encoding without its last brace
+	base int    // where the object begins in buf
 }
 
 // Reset begins a new object in the memory of buf, whose content is lost.
-func (b *Builder) Reset(buf []byte) { b.buf = buf[:0] }
+func (b *Builder) Reset(buf []byte) { b.buf, b.base = buf[:0], 0 }
+
+// After begins a new object behind buf, which Bytes then returns with it.
+func (b *Builder) After(buf []byte) { b.buf, b.base = buf, len(buf) }
 
 // Bytes returns the encoding. It aliases the Builder, and is valid until the next call of a method.
 func (b *Builder) Bytes() []byte {
-	if len(b.buf) == 0 {
+	if len(b.buf) == b.base {
 		b.buf = append(b.buf, '{')
 	}
 	b.buf = append(b.buf, '}')
@@ -92,9 +96,9 @@ func (b *Builder) name(name string, size int) {
 	if b.buf == nil {
 		b.buf = make([]byte, 0, size+256)
 	}
-	if len(b.buf) == 0 {
+	if len(b.buf) == b.base {
 		b.buf = append(b.buf, '{')
-	} else if len(b.buf) > 1 {
+	} else if len(b.buf) > b.base+1 {
 		b.buf = append(b.buf, ',')
 	}
 	b.buf = appendText(b.buf, name)
