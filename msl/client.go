@@ -37,6 +37,7 @@ type Client struct {
 	transport Transport
 	state     clientState
 	renewal   renewalLock
+	cache     *tokenCache
 
 	offset atomic.Int64 // seconds that the peer's clock is ahead of ours (§8.7)
 	synced atomic.Bool
@@ -52,7 +53,7 @@ func NewClient(c *Config, keys ClientKeys, transport Transport, store Store) (*C
 	if store == nil {
 		store = new(MemoryStore)
 	}
-	return &Client{config: c, scheme: scheme, keys: keys, transport: transport, state: clientState{store: store, keys: keys}}, nil
+	return &Client{config: c, scheme: scheme, keys: keys, transport: transport, cache: newTokenCache(), state: clientState{store: store, keys: keys}}, nil
 }
 
 func (c *Client) now() time.Time { return c.config.clock()() }

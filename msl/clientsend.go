@@ -202,7 +202,7 @@ func (x *exchange) writer(ctx context.Context, h *headerData) (*MessageWriter, e
 // receive opens the answer and keeps the tokens that it brings (§8.9).
 func (x *exchange) receive(ctx context.Context, sent *headerData) (*Message, error) {
 	c := x.client
-	o := opener{cfg: c.config, entities: c.keys, services: c.keys, session: x.sessionOf, answersHandshake: sent.Handshake}
+	o := opener{cfg: c.config, entities: c.keys, services: c.keys, session: x.sessionOf, cache: c.cache, answersHandshake: sent.Handshake}
 	if sent.KeyRequests != nil {
 		o.requests = x.pending
 	}

@@ -136,8 +136,8 @@ func (h *outerHeader) append(dst []byte) []byte {
 	return b.Bytes()
 }
 
-// parseOuterHeader reads a header in the order of §4.2. find looks schemes of entities up.
-func parseOuterHeader(o mslenc.Object, find func(string) (*entityScheme, error)) (*outerHeader, error) {
+// parseOuterHeader reads a header in the order of §4.2. find looks schemes of entities up; cache may be nil.
+func parseOuterHeader(o mslenc.Object, find func(string) (*entityScheme, error), cache *tokenCache) (*outerHeader, error) {
 	f := fields{obj: o, what: "message header", code: MSLParseError}
 	h := &outerHeader{}
 	var err error
@@ -147,7 +147,7 @@ func parseOuterHeader(o mslenc.Object, find func(string) (*entityScheme, error))
 		}
 	}
 	if f.has("mastertoken") {
-		if h.master, err = parseMasterToken(f.object("mastertoken", "master token")); err != nil {
+		if h.master, err = cache.parse(f.object("mastertoken", "master token")); err != nil {
 			return nil, err
 		}
 	}

@@ -5,6 +5,8 @@ package msl
 
 import (
 	"bytes"
+	"hash/maphash"
+	"sync/atomic"
 	"time"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
@@ -16,6 +18,45 @@ type MasterToken struct {
 	Token
 	RenewalWindow, Expiration    int64 // Unix seconds
 	SequenceNumber, SerialNumber int64
+
+	encoded []byte // exactly as it came, or nil
+}
+
+// A tokenCache remembers some of the master tokens that were parsed, by their encoding: a peer sends the
+// same one with every message. It holds public claims only, and decides nothing. It is safe for
+// concurrent use.
+type tokenCache struct {
+	seed  maphash.Seed
+	slots [256]atomic.Pointer[MasterToken]
+}
+
+func newTokenCache() *tokenCache { return &tokenCache{seed: maphash.MakeSeed()} }
+
+// parse is parseMasterToken with memory. A nil cache has none.
+func (c *tokenCache) parse(f fields) (*MasterToken, error) {
+	if c == nil || f.err != nil {
+		return parseMasterToken(f)
+	}
+	encoded := f.obj.Encoding()
+	slot := &c.slots[maphash.Bytes(c.seed, encoded)%uint64(len(c.slots))]
+	if t := slot.Load(); t != nil && bytes.Equal(t.encoded, encoded) {
+		return t, nil
+	}
+	t, err := parseMasterToken(f)
+	if err != nil {
+		return nil, err
+	}
+	t.encoded = bytes.Clone(encoded)
+	slot.Store(t)
+	return t, nil
+}
+
+// Encoding returns the token as it travels.
+func (t *MasterToken) Encoding() []byte {
+	if t.encoded != nil {
+		return t.encoded
+	}
+	return t.Token.Encoding()
 }
 
 // ParseMasterToken parses an encoded master token.

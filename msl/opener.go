@@ -17,6 +17,7 @@ type opener struct {
 	entities EntityKeys
 	tokens   TokenOpener      // nil on a client
 	services ServiceTokenKeys // nil leaves all service tokens unopened
+	cache    *tokenCache      // may be nil
 
 	// session returns the context of a master token that this side carries, or nil. It is nil on a server.
 	session func(*MasterToken) CryptoContext
@@ -39,7 +40,7 @@ func (o *opener) open(ctx context.Context, d *mslenc.Decoder) (*Message, error) 
 	if len(object.Encoding()) > limits.Header {
 		return nil, fail(MSLParseError, "header", mslenc.ErrLimit)
 	}
-	head, err := parseOuterHeader(object, o.cfg.remoteScheme)
+	head, err := parseOuterHeader(object, o.cfg.remoteScheme, o.cache)
 	if err != nil {
 		return nil, err
 	}

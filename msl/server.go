@@ -38,6 +38,7 @@ type Server struct {
 	config  *Config
 	keys    ServerKeys
 	handler Handler
+	cache   *tokenCache
 }
 
 // NewServer returns a server. Serve it with net/http, or message by message with ServeExchange.
@@ -49,7 +50,7 @@ func NewServer(c *Config, keys ServerKeys, h Handler) (*Server, error) {
 	if config.Policy == nil {
 		config.Policy = NewMemoryPolicy(&config)
 	}
-	return &Server{config: &config, keys: keys, handler: h}, nil
+	return &Server{config: &config, keys: keys, handler: h, cache: newTokenCache()}, nil
 }
 
 // errMessageCut means that an answer was begun and could not be completed.
@@ -74,7 +75,7 @@ func (s *Server) serve(ctx context.Context, d *mslenc.Decoder, w io.Writer) erro
 
 // exchange receives one message and responds (§8.6).
 func (s *Server) exchange(ctx context.Context, d *mslenc.Decoder, w io.Writer) error {
-	o := opener{cfg: s.config, entities: s.keys, tokens: s.keys, services: s.keys}
+	o := opener{cfg: s.config, entities: s.keys, tokens: s.keys, services: s.keys, cache: s.cache}
 	m, err := o.open(ctx, d)
 	if err != nil {
 		return s.refuse(ctx, w, err, nil)

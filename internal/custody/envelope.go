@@ -37,7 +37,7 @@ func keyLabel(id string) []byte {
 // relic that readers must find (§2.2). iv may be nil.
 func appendEnvelope(dst, label, iv, ciphertext []byte) []byte {
 	dst = append(dst, `{"ciphertext":"`...)
-	dst = base64.StdEncoding.AppendEncode(dst, ciphertext)
+	dst = mslenc.AppendBase64(dst, ciphertext)
 	if iv != nil {
 		dst = append(dst, `","iv":"`...)
 		dst = base64.StdEncoding.AppendEncode(dst, iv)

@@ -7,7 +7,10 @@ import (
 	"bytes"
 	"encoding/base64"
 	"errors"
+	"slices"
 	"strings"
+
+	vector "github.com/segmentio/asm/base64"
 )
 
 // Both alphabets require zero bits under the padding (RFC 4648, section 3.5): no encoder writes
@@ -21,8 +24,23 @@ var (
 	errBase64 = errors.New("mslenc: not base64")
 )
 
+// vectorBytes is from how many bytes on base64 is coded by vector instructions. It is a fifth of all
+// the work on a message otherwise.
+const vectorBytes = 96
+
 // EncodeBase64 returns the padded base64 of the standard alphabet.
-func EncodeBase64(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
+func EncodeBase64(b []byte) string { return string(AppendBase64(nil, b)) }
+
+// AppendBase64 appends the padded base64 of the standard alphabet.
+func AppendBase64(dst, b []byte) []byte {
+	if len(b) < vectorBytes {
+		return base64.StdEncoding.AppendEncode(dst, b)
+	}
+	n := base64.StdEncoding.EncodedLen(len(b))
+	dst = slices.Grow(dst, n)
+	vector.StdEncoding.Encode(dst[len(dst):len(dst)+n], b)
+	return dst[:len(dst)+n]
+}
 
 // DecodeBase64 decodes base64 of the standard alphabet. Padding is mandatory; spaces, tabs, CR and LF
 // are skipped (§1.3).
@@ -47,10 +65,26 @@ func DecodeBase64URL(s string) ([]byte, error) {
 	return b, nil
 }
 
+// decodeStandard decodes strictly, skipping only CR and LF. All but the end goes by vector instructions,
+// if there is nothing to skip and nothing wrong there.
+func decodeStandard(dst, src []byte) (int, error) {
+	const end = 32 // bytes of src, with the padding
+	done := 0
+	if cut := (len(src) - end) &^ 3; len(src) >= vectorBytes {
+		n, err := vector.StdEncoding.Decode(dst, src[:cut])
+		if err == nil && n == cut/4*3 {
+			done = n
+			src = src[cut:]
+		}
+	}
+	n, err := standard.Decode(dst[done:], src)
+	return done + n, err
+}
+
 // decodeBase64 decodes into fresh memory. src is left alone.
 func decodeBase64(src []byte) ([]byte, error) {
 	dst := make([]byte, standard.DecodedLen(len(src)))
-	n, err := standard.Decode(dst, src) // skips CR and LF itself
+	n, err := decodeStandard(dst, src)
 	if err != nil && bytes.ContainsAny(src, " \t") {
 		packed := bytes.Map(func(r rune) rune {
 			if r == ' ' || r == '\t' {

@@ -4,7 +4,6 @@
 package mslenc
 
 import (
-	"encoding/base64"
 	"strconv"
 	"unicode/utf8"
 )
@@ -55,7 +54,7 @@ func (b *Builder) Int(name string, v int64) {
 func (b *Builder) Binary(name string, v []byte) {
 	b.name(name, len(v)/3*4)
 	b.buf = append(b.buf, '"')
-	b.buf = base64.StdEncoding.AppendEncode(b.buf, v)
+	b.buf = AppendBase64(b.buf, v)
 	b.buf = append(b.buf, '"')
 }
 
