@@ -6,88 +6,141 @@ package msl_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
-	"github.com/mslkeep/mslkeep/internal/msltest"
+	"github.com/mslkeep/mslkeep/agent"
 	"github.com/mslkeep/mslkeep/internal/msltest/inproc"
 	"github.com/mslkeep/mslkeep/msl"
 )
 
-// sessionMessage returns the master token of the vectors and a message of n bytes under it.
-func sessionMessage(b *testing.B, c msl.CryptoContext, n, chunk int) (*msl.MasterToken, []byte) {
-	var token *msl.MasterToken
-	for _, c := range msltest.Cases(b, "messages.json") {
-		if c.Group == "master-token" && c.Name == "plain" {
-			m, err := server(b, vectorConfig()).Open(context.Background(), bytes.NewReader(c.Bytes("message")))
-			if err != nil {
-				b.Fatal(err)
+// custodies are where the keys may be: in agents of their own, as always, or, for comparison, here.
+var custodies = []struct {
+	name  string
+	start func(testing.TB) *agent.Client
+}{{"in-process", inproc.Agent}, {"agents", inproc.Child}}
+
+// cpu returns the CPU time used so far by this process and by agents.
+func cpu(b *testing.B, agents ...*agent.Client) time.Duration {
+	var self syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &self); err != nil {
+		b.Fatal(err)
+	}
+	total := time.Duration(self.Utime.Nano() + self.Stime.Nano())
+	for _, a := range agents {
+		if a.PID() == 0 {
+			continue
+		}
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.PID()))
+		if err != nil {
+			b.Fatal(err)
+		}
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		var user, system time.Duration
+		fmt.Sscan(fields[11]+" "+fields[12], (*int64)(&user), (*int64)(&system))
+		total += (user + system) * (time.Second / 100)
+	}
+	return total
+}
+
+// run calls do b.N times, some at once, and reports its CPU time beside what is usual.
+func run(b *testing.B, inFlight int, agents []*agent.Client, do func() error) {
+	b.ReportAllocs()
+	before := cpu(b, agents...)
+	b.ResetTimer()
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range inFlight {
+		workers.Go(func() {
+			for next.Add(1) <= int64(b.N) {
+				if err := do(); err != nil {
+					b.Error(err)
+					return
+				}
 			}
-			token = m.MasterToken
+		})
+	}
+	workers.Wait()
+	b.StopTimer()
+	b.ReportMetric(float64((cpu(b, agents...)-before).Microseconds())/float64(b.N), "cpu-µs/op")
+}
+
+// BenchmarkEcho is an echo of 1 KiB on an established session, client and server in this process,
+// without HTTP and with.
+func BenchmarkEcho(b *testing.B) {
+	text := strings.Repeat("x1y2", 256)
+	for _, transport := range []string{"memory", "HTTP"} {
+		for _, custody := range custodies {
+			for _, inFlight := range []int{1, 64} {
+				b.Run(fmt.Sprintf("%s/%s/%d", transport, custody.name, inFlight), func(b *testing.B) {
+					w := newWorld(b)
+					w.client.Capabilities = &msl.Capabilities{Formats: []string{"JSON"}}
+					w.forget = true
+					keys := [2]*agent.Client{custody.start(b), custody.start(b)}
+					w.keys = keys[0]
+					w.newClient(nil).Close()
+					var t msl.Transport = w
+					if transport == "HTTP" {
+						s := httptest.NewServer(w.server)
+						defer s.Close()
+						t = &msl.HTTPTransport{URL: s.URL, Client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}}}
+					}
+					client, err := msl.NewClient(w.client, keys[1], t, nil)
+					if err != nil {
+						b.Fatal(err)
+					}
+					echo := func() error {
+						got, _, err := say(client, msl.Request{}, text)
+						if err == nil && got != text {
+							err = io.ErrUnexpectedEOF
+						}
+						return err
+					}
+					if err := echo(); err != nil {
+						b.Fatal(err)
+					}
+					run(b, inFlight, keys[:], echo)
+				})
+			}
 		}
 	}
-	var out bytes.Buffer
-	w, err := msl.NewMessageWriter(context.Background(), &out, benchOutgoing(token, c, chunk))
-	if err != nil {
-		b.Fatal(err)
-	}
-	if _, err := w.Write(make([]byte, n)); err != nil {
-		b.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		b.Fatal(err)
-	}
-	return token, out.Bytes()
 }
 
-func benchOutgoing(token *msl.MasterToken, c msl.CryptoContext, chunk int) *msl.Outgoing {
-	return &msl.Outgoing{
-		Header: msl.NewHeaderData(vectorConfig(), 5), MasterToken: token, Context: c, ChunkSize: chunk, Compression: "NONE",
-	}
-}
-
-// BenchmarkOpen opens and reads messages on an established session, custody in the same process.
-func BenchmarkOpen(b *testing.B) {
-	for name, size := range map[string]int{"1KiB": 1 << 10, "1MiB": 1 << 20} {
-		b.Run(name, func(b *testing.B) {
-			_, message := sessionMessage(b, inproc.Session(b), size, 0)
-			o := server(b, vectorConfig())
-			b.SetBytes(int64(size))
-			b.ReportAllocs()
-			for b.Loop() {
-				m, err := o.Open(context.Background(), bytes.NewReader(message))
+// BenchmarkChunk seals and opens payload chunks of 64 KiB of data, several at once, as a long message does.
+func BenchmarkChunk(b *testing.B) {
+	plain := bytes.Repeat([]byte("0123456789abcdef"), 88<<10/16) // the encoding of 64 KiB
+	for _, custody := range custodies {
+		for _, op := range []string{"seal", "open"} {
+			b.Run(op+"/"+custody.name, func(b *testing.B) {
+				keys := custody.start(b)
+				ctx := context.Background()
+				session, err := keys.EntityContext(ctx, "PSK", "psk-client", "")
 				if err != nil {
 					b.Fatal(err)
 				}
-				if n, err := io.Copy(io.Discard, m); err != nil || n != int64(size) {
-					b.Fatal(n, err)
-				}
-			}
-		})
-	}
-}
-
-// BenchmarkWrite writes such messages.
-func BenchmarkWrite(b *testing.B) {
-	for name, size := range map[string]int{"1KiB": 1 << 10, "1MiB": 1 << 20} {
-		b.Run(name, func(b *testing.B) {
-			c := inproc.Session(b)
-			token, _ := sessionMessage(b, c, size, 0)
-			m, data := benchOutgoing(token, c, 0), make([]byte, size)
-			b.SetBytes(int64(size))
-			b.ReportAllocs()
-			for b.Loop() {
-				w, err := msl.NewMessageWriter(context.Background(), io.Discard, m)
+				parts, err := session.Seal(ctx, [][]byte{plain})
 				if err != nil {
 					b.Fatal(err)
 				}
-				if _, err := w.Write(data); err != nil {
-					b.Fatal(err)
-				}
-				if err := w.Close(); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
+				b.SetBytes(64 << 10)
+				run(b, 8, []*agent.Client{keys}, func() error {
+					if op == "seal" {
+						_, err := session.Seal(ctx, [][]byte{plain})
+						return err
+					}
+					_, err := session.Open(ctx, parts)
+					return err
+				})
+			})
+		}
 	}
 }
