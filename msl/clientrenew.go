@@ -155,7 +155,7 @@ func (x *exchange) remoteTime() time.Time {
 	if !x.remoteTimeKnown() {
 		return time.Time{}
 	}
-	return x.client.now().Add(time.Duration(x.client.offset.Load()) * time.Second)
+	return time.Unix(x.client.now().Unix()+x.client.offset.Load(), 0)
 }
 
 func (x *exchange) remoteTimeKnown() bool { return x.client.synced.Load() }

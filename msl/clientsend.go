@@ -18,10 +18,7 @@ type pendingRequest struct {
 
 // roundTrip sends one message and opens the answer (§8.3, §8.4).
 func (x *exchange) roundTrip(ctx context.Context) (*Message, error) {
-	if err := x.choose(ctx); err != nil {
-		return nil, err
-	}
-	h, err := x.header(ctx)
+	h, err := x.prepare(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -46,6 +43,30 @@ func (x *exchange) roundTrip(ctx context.Context) (*Message, error) {
 		return nil, x.cause(err)
 	}
 	return m, nil
+}
+
+// prepare chooses the tokens of the next message and builds its header, anew if they are replaced
+// under it.
+func (x *exchange) prepare(ctx context.Context) (*headerData, error) {
+	for {
+		if err := x.choose(ctx); err != nil {
+			return nil, err
+		}
+		h, err := x.header(ctx)
+		if !errors.Is(err, errReplaced) {
+			return h, err
+		}
+		x.unlock()
+		x.let()
+	}
+}
+
+// unlock gives the renewal lock back, if this exchange has it.
+func (x *exchange) unlock() {
+	if x.renewable {
+		x.renewable = false
+		x.client.renewal.release()
+	}
 }
 
 // cause prefers the reason why the body could not be sent to what reading the answer made of that.
@@ -213,7 +234,7 @@ func (x *exchange) receive(ctx context.Context, sent *headerData) (*Message, err
 	if err := x.check(m, sent); err != nil {
 		return nil, err
 	}
-	if m.Timestamp >= 0 {
+	if 0 <= m.Timestamp && m.Timestamp < maxTimestamp {
 		c.offset.Store(m.Timestamp - c.now().Unix())
 		c.synced.Store(true)
 	}
@@ -225,10 +246,7 @@ func (x *exchange) receive(ctx context.Context, sent *headerData) (*Message, err
 		x.held = append(x.held, fresh)
 	}
 	c.state.received(ctx, x.request.User, m.UserIDToken, m.ServiceTokens)
-	if x.renewable {
-		x.renewable = false
-		c.renewal.release()
-	}
+	x.unlock()
 	return m, nil
 }
 
@@ -252,8 +270,16 @@ func (x *exchange) sessionOf(t *MasterToken) CryptoContext {
 	return nil
 }
 
-// check makes sure that the message is the answer to ours (§4.13).
+// maxTimestamp is the year 9999: a peer that claims to be later has no clock.
+const maxTimestamp = 253402300800
+
+// check makes sure that the message is the answer to ours (§4.13), and that it is protected as the
+// request was to be.
 func (x *exchange) check(m *Message, sent *headerData) error {
+	p := x.request.Protection
+	if m.Err == nil && !sent.Handshake && (p == Encrypted && !m.Encrypted || p <= IntegrityProtected && !m.IntegrityProtected) {
+		return withID(fail(ResponseRequiresEncryption, "answer", nil), m.ID)
+	}
 	if m.ID == addID(sent.MessageID, 1) {
 		return nil
 	}
@@ -268,10 +294,7 @@ func (x *exchange) check(m *Message, sent *headerData) error {
 
 // endTrip ends one round trip of the exchange: the next one begins anew.
 func (x *exchange) endTrip() {
-	if x.renewable {
-		x.renewable = false
-		x.client.renewal.release()
-	}
+	x.unlock()
 	if x.transport != nil {
 		x.transport.Close()
 		x.transport = nil

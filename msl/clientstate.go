@@ -318,13 +318,16 @@ func (c *clientState) applicable(s snapshot) []*ServiceToken {
 	return out
 }
 
+// errReplaced means that the master token which a message was to be built on has gone meanwhile.
+var errReplaced = errors.New("msl: the master token was replaced")
+
 // nonReplayableID returns the next id for messages under a master token. An id is in the store as used
-// before it is used.
+// before it is used. It fails with errReplaced if the client has another token by now.
 func (c *clientState) nonReplayableID(ctx context.Context, t *MasterToken) (int64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.token == nil || c.token.SerialNumber != t.SerialNumber {
-		return 0, errors.New("msl: the master token was replaced")
+		return 0, errReplaced
 	}
 	if c.savedIDs == 0 || !c.usedIDs {
 		c.usedIDs = true

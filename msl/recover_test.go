@@ -118,6 +118,23 @@ func TestKeyExchangeRequired(t *testing.T) {
 	}
 }
 
+// TestAnswerProtection: an answer in clear to a request that was not is refused.
+func TestAnswerProtection(t *testing.T) {
+	w := newWorld(t)
+	w.client.KeyExchanges = []msl.KeyExchange{}
+	w.handler = handler(func(ctx context.Context, rw *msl.ResponseWriter, m *msl.Message) error {
+		rw.Protection = msl.Unprotected
+		_, err := io.Copy(rw, m)
+		return err
+	})
+	client := w.newClient(nil)
+	defer client.Close()
+	if data, _, err := say(client, msl.Request{}, "hello"); !errors.Is(err, msl.ResponseRequiresEncryption) {
+		t.Errorf("heard %q: %v", data, err)
+	}
+	w.mustSay(client, msl.Request{Protection: msl.IntegrityProtected}, "hello")
+}
+
 // TestClockSkew: a client whose clock is wrong learns the server's, and renews in time by it.
 func TestClockSkew(t *testing.T) {
 	w := newWorld(t)
@@ -130,6 +147,8 @@ func TestClockSkew(t *testing.T) {
 	w.count()
 	w.mustSay(client, msl.Request{}, "2")
 	w.expectRequests(1, "an expired token")
+	w.now.Store(1 << 60) // a server whose clock makes no sense
+	w.mustSay(client, msl.Request{}, "3")
 }
 
 // TestMessageLimit: a peer that always wants something else is given up after six exchanges (§8.2).

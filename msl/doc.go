@@ -1,0 +1,37 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package msl speaks the Message Security Layer: encrypted, authenticated, replay-protected messages
+// between entities, over any transport. It holds no keys. Whatever needs one is done by a custody that
+// the program supplies, in practice an *agent.Client, which is a key agent in another process.
+//
+// # What to use first
+//
+// A [Client] sends a [Request] to one peer and returns its [Response]. A [Server] hands each [Message] to a
+// [Handler], which answers through a [ResponseWriter]. Both take a [Config], which says who this side is and
+// whom it trusts, and keep to the protocol by themselves: key exchange, renewal of tokens, recovery from
+// the errors that a peer reports.
+//
+// A Server is an http.Handler, and [HTTPTransport] carries a Client's messages over HTTP. [HTTPHandler]
+// serves messages with an HTTP handler, and [RoundTripper] sends the requests of an http.Client as messages.
+// Other transports implement [Transport], or call [Server.ServeExchange].
+//
+// # Tokens
+//
+// A server issues a master token, which holds the session's keys encrypted under keys that only its agent
+// has, and user ID tokens; a client carries them, in a [Store]. So a server keeps no state of its clients, apart
+// from what its [Policy] remembers. Service tokens carry an application's own state.
+//
+// # Errors
+//
+// Errors of the protocol are of type [*Error], or [*RemoteError] if the peer reported them; errors.Is finds
+// their [Code] in both. What the caller should do is in the code's [ResponseCode]; TransientFailure means that the
+// agent or the peer could not answer now. Errors never hold input or secrets.
+//
+// # What is built
+//
+// Trusted services networks (§8); entity authentication with PSK, RSA and NONE (§5); users with
+// EMAIL_PASSWORD (§6); key exchange with ASYMMETRIC_WRAPPED (JWE_RSA, JWEJS_RSA, JWK_RSA) and
+// SYMMETRIC_WRAPPED (PSK) (§7); GZIP and LZW. References of the form §x.y are to the protocol specification
+// of the project; docs/msl.md lists where this package differs from the reference stacks.
+package msl
