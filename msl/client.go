@@ -119,8 +119,13 @@ type Response struct {
 	exchange *exchange
 }
 
-// Close ends the exchange. A response that was not read to its end breaks the connection off.
-func (r *Response) Close() error { return r.exchange.close() }
+// Close ends the exchange. A response that was not read to its end breaks the connection off. Nothing
+// can be read after it.
+func (r *Response) Close() error {
+	r.Message.finish(errClosed)
+	r.Message.rest = nil
+	return r.exchange.close()
+}
 
 // A ReplayError means that the peer asked for a message again whose application data could not be
 // read again. The tokens were renewed as it asked, so a new request should succeed.

@@ -40,7 +40,9 @@ var contentType = []string{"application/msl"}
 func (s *Server) serveBody(r *http.Request, out *httpResponse) error {
 	limits := s.config.decoderLimits()
 	if 0 <= r.ContentLength && r.ContentLength <= maxBuffered {
-		body := make([]byte, r.ContentLength)
+		memory := bodies.Get().(*[]byte)
+		defer bodies.Put(memory)
+		body := resized(memory, int(r.ContentLength))
 		n, _ := io.ReadFull(r.Body, body) // less is seen to be cut off
 		return s.serve(r.Context(), mslenc.NewBytesDecoder(body[:n], limits), out)
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 )
 
 // maxBuffered is how many bytes of a message an HTTP side keeps back before it starts to stream.
@@ -32,25 +33,25 @@ func (t *HTTPTransport) Open(ctx context.Context) (Exchange, error) {
 	if client == nil {
 		client = http.DefaultClient
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	return &httpExchange{ctx: ctx, cancel: cancel, url: t.URL, client: client, answered: make(chan struct{})}, nil
+	return &httpExchange{ctx: ctx, url: t.URL, client: client, answered: make(chan struct{})}, nil
 }
 
 // httpExchange is one POST. The writing side owns buf, pipe and sent; the fields of the answer are
 // written before answered is closed, and read after.
 type httpExchange struct {
 	ctx    context.Context
-	cancel context.CancelFunc
 	url    string
 	client *http.Client
 
-	buf  []byte
-	pipe *io.PipeWriter // once streaming
-	sent bool
+	buf    []byte
+	pipe   *io.PipeWriter     // once streaming
+	cancel context.CancelFunc // likewise
+	sent   bool
 
 	answered chan struct{}
 	resp     *http.Response
-	small    []byte // all of the answer's body, if it is small and not streamed
+	small    []byte // all of the answer's body, if it is small
+	memory   *[]byte
 	err      error
 }
 
@@ -79,9 +80,11 @@ func (x *httpExchange) keep(p []byte) error {
 func (x *httpExchange) Flush() error {
 	if x.pipe == nil {
 		body, pipe := io.Pipe()
+		var ctx context.Context
+		ctx, x.cancel = context.WithCancel(x.ctx)
 		x.pipe, x.sent = pipe, true
 		go func() {
-			x.post(body)
+			x.post(ctx, body)
 			if x.err != nil {
 				body.CloseWithError(x.err)
 			}
@@ -101,15 +104,15 @@ func (x *httpExchange) CloseWrite() error {
 	}
 	if !x.sent {
 		x.sent = true
-		x.post(bytes.NewReader(x.buf))
+		x.post(x.ctx, bytes.NewReader(x.buf))
 	}
 	return x.err
 }
 
 // post sends the request and waits for the head of the answer.
-func (x *httpExchange) post(body io.Reader) {
+func (x *httpExchange) post(ctx context.Context, body io.Reader) {
 	defer close(x.answered)
-	req, err := http.NewRequestWithContext(x.ctx, http.MethodPost, x.url, body)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, x.url, body)
 	if err != nil {
 		x.err = err
 		return
@@ -127,7 +130,8 @@ func (x *httpExchange) post(body io.Reader) {
 	}
 	x.resp = resp
 	if n := resp.ContentLength; 0 <= n && n <= maxBuffered {
-		small := make([]byte, n)
+		x.memory = bodies.Get().(*[]byte)
+		small := resized(x.memory, int(n))
 		if _, x.err = io.ReadFull(resp.Body, small); x.err == nil {
 			x.small = small
 		}
@@ -165,21 +169,34 @@ func (x *httpExchange) Read(p []byte) (int, error) {
 
 // Close gives the connection back if the answer was read to its end, and else breaks it off.
 func (x *httpExchange) Close() error {
-	defer x.cancel()
 	if x.pipe != nil {
-		x.pipe.CloseWithError(errors.New("msl: exchange closed"))
-	}
-	select {
-	case <-x.answered:
-	default:
-		if !x.sent {
-			return nil
-		}
+		x.pipe.CloseWithError(errExchangeClosed)
 		x.cancel()
-		<-x.answered
 	}
-	if x.resp != nil {
-		return x.resp.Body.Close()
+	if !x.sent {
+		return nil
 	}
-	return nil
+	<-x.answered
+	if x.resp == nil {
+		return nil
+	}
+	if x.memory != nil {
+		x.small = nil
+		bodies.Put(x.memory)
+		x.memory = nil
+	}
+	return x.resp.Body.Close()
+}
+
+var errExchangeClosed = errors.New("msl: exchange closed")
+
+// bodies are memory for small messages. What is in it came from the network or goes there.
+var bodies = sync.Pool{New: func() any { b := make([]byte, 8<<10); return &b }}
+
+// resized returns n bytes of *b, which it replaces if it is too small.
+func resized(b *[]byte, n int) []byte {
+	if cap(*b) < n {
+		*b = make([]byte, n)
+	}
+	return (*b)[:n]
 }

@@ -3,7 +3,10 @@
 
 package msl
 
-import "io"
+import (
+	"context"
+	"io"
+)
 
 // A job is what one seal call covers: a payload, or with no payload only the header. The header goes
 // with the first job.
@@ -39,6 +42,9 @@ func (w *MessageWriter) start(j job) {
 	if alone {
 		done <- w.seal(j)
 		return
+	}
+	if w.cancel == nil {
+		w.ctx, w.cancel = context.WithCancel(w.ctx)
 	}
 	go func() { done <- w.seal(j) }()
 }

@@ -60,12 +60,12 @@ var errMessageCut = errors.New("msl: the answer was cut off")
 // if there is one. The error says what failed, even if the peer was told so by an error message; it
 // is for logs. r may be read until ServeExchange returns.
 func (s *Server) ServeExchange(ctx context.Context, r io.Reader, w io.Writer) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	return s.serve(ctx, mslenc.NewDecoder(r, s.config.decoderLimits()), w)
 }
 
 func (s *Server) serve(ctx context.Context, d *mslenc.Decoder, w io.Writer) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	err := s.exchange(ctx, d, w)
 	if err != nil && s.Failed != nil {
 		s.Failed(err)

@@ -32,8 +32,8 @@ type outgoing struct {
 // first Flush, a full chunk, or Close; Flush and Close return when everything written so far was handed on.
 // It must be closed for the message to be complete. It is not safe for concurrent use.
 type MessageWriter struct {
-	ctx    context.Context // of the message; io.Writer gives none
-	cancel context.CancelFunc
+	ctx    context.Context    // of the message; io.Writer gives none
+	cancel context.CancelFunc // of what is being sealed in the background, or nil
 	out    io.Writer
 	m      outgoing
 
@@ -79,7 +79,7 @@ func newMessageWriter(ctx context.Context, out io.Writer, m *outgoing) (*Message
 			return nil, err
 		}
 	}
-	w.ctx, w.cancel = context.WithCancel(ctx)
+	w.ctx = ctx
 	return w, nil
 }
 
@@ -173,7 +173,7 @@ func (w *MessageWriter) Close() error {
 		w.finish()
 	}
 	w.closed = true
-	w.cancel()
+	w.stop()
 	return w.err
 }
 
@@ -191,8 +191,15 @@ func (w *MessageWriter) closeHeader() error {
 		w.finish()
 	}
 	w.closed = true
-	w.cancel()
+	w.stop()
 	return w.err
+}
+
+// stop cancels what is being sealed in the background.
+func (w *MessageWriter) stop() {
+	if w.cancel != nil {
+		w.cancel()
+	}
 }
 
 func (w *MessageWriter) usable() error {
@@ -213,7 +220,7 @@ func (w *MessageWriter) fail(err error) {
 		return
 	}
 	w.err = withID(err, w.m.header.MessageID)
-	w.cancel()
+	w.stop()
 	for _, c := range w.inFlight {
 		<-c
 	}
