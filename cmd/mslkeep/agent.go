@@ -19,7 +19,7 @@ func startAgent(ctx context.Context, binary, sum string, args []string, log io.W
 	if _, err := os.Stat(binary); err != nil {
 		return nil, &exitError{exitAgent, fmt.Errorf("there is no key agent: %w", err), "name its binary in [agent]"}
 	}
-	k, err := agent.Start(ctx, agent.Config{Path: binary, SHA256: sum, Args: args, Log: log,
+	k, err := agent.Start(ctx, agent.Config{Path: binary, SHA256: sum, Args: args, Log: log, Terminal: isTerminal(os.Stdin),
 		Env: []string{"PATH", "CREDENTIALS_DIRECTORY", "TERM", "GOMAXPROCS"}})
 	if err == nil {
 		return k, nil

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
+	"unicode"
 
 	"github.com/mslkeep/mslkeep/msl"
 )
@@ -52,6 +54,14 @@ func inspect(_ context.Context, c *cli, args []string) error {
 	case *asJSON:
 		return printJSON(c.out, m)
 	}
-	_, err = io.WriteString(c.out, m.Text())
+	_, err = io.WriteString(c.out, strings.Map(printable, m.Text()))
 	return err
+}
+
+// printable keeps what a peer wrote from steering the terminal.
+func printable(r rune) rune {
+	if r == '\n' || unicode.IsPrint(r) {
+		return r
+	}
+	return unicode.ReplacementChar
 }

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/term"
+
 	"github.com/mslkeep/mslkeep/agent"
 	"github.com/mslkeep/mslkeep/msl"
 )
@@ -290,10 +292,19 @@ func (s *sender) one(ctx context.Context, c *cli, f *sendFlags, r *msl.Request) 
 		out = io.Discard
 	}
 	report, err := s.message(ctx, f, r, out)
-	if err == nil && f.json {
+	switch {
+	case err != nil:
+	case f.json:
 		err = printJSON(c.out, report)
+	case isTerminal(c.out):
+		_, err = fmt.Fprintln(c.out) // only people mind where the next line begins
 	}
 	return err
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // maxLine bounds a line that --lines sends, in bytes.
