@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"strings"
 
 	"github.com/mslkeep/mslkeep/internal/custody"
@@ -99,6 +100,7 @@ func wireFindings(findings []plugin.Finding) []wire.Finding {
 
 // runChild serves the parent that started this process, until it is gone.
 func runChild(ctx context.Context, cfg *config, findings []plugin.Finding) error {
+	signal.Ignore(os.Interrupt) // from the terminal that we may share with the parent, who decides
 	o, err := open(ctx, cfg, findings, os.Stdin)
 	if err != nil {
 		return err
