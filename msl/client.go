@@ -181,6 +181,7 @@ type exchange struct {
 	// What the last one was.
 	sentHandshake bool
 	sentData      bool
+	sentNothing   bool // no data but its end, which a peer may take for a handshake (§4.9)
 
 	held      []*clientSession // new sessions whose keys the answer is read with
 	transport Exchange

@@ -100,6 +100,7 @@ func (x *exchange) write(ctx context.Context, w *MessageWriter) error {
 		return err
 	}
 	if source == nil {
+		x.sentNothing = true
 		return complete(w, x.transport)
 	}
 	scratch := scratches.Get().(*[]byte)
@@ -112,6 +113,7 @@ func (x *exchange) write(ctx context.Context, w *MessageWriter) error {
 			return err
 		}
 		if err == io.EOF {
+			x.sentNothing = total == 0
 			return complete(w, x.transport)
 		}
 		if err != nil {

@@ -29,7 +29,7 @@ func (x *exchange) roundTrip(ctx context.Context) (*Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	x.sentHandshake, x.sentData = h.Handshake, !h.Handshake
+	x.sentHandshake, x.sentData, x.sentNothing = h.Handshake, !h.Handshake, false
 	if h.Handshake {
 		err = complete(w, x.transport)
 	} else {
@@ -223,7 +223,7 @@ func (x *exchange) writer(ctx context.Context, h *headerData) (*MessageWriter, e
 // receive opens the answer and keeps the tokens that it brings (§8.9).
 func (x *exchange) receive(ctx context.Context, sent *headerData) (*Message, error) {
 	c := x.client
-	o := opener{cfg: c.config, entities: c.keys, services: c.keys, session: x.sessionOf, cache: c.cache, answersHandshake: sent.Handshake}
+	o := opener{cfg: c.config, entities: c.keys, services: c.keys, session: x.sessionOf, cache: c.cache, answersHandshake: sent.Handshake || x.sentNothing && sent.KeyRequests != nil}
 	if sent.KeyRequests != nil {
 		o.requests = x.pending
 	}
@@ -247,7 +247,10 @@ func (x *exchange) receive(ctx context.Context, sent *headerData) (*Message, err
 	}
 	c.state.received(ctx, x.request.User, m.UserIDToken, m.ServiceTokens)
 	x.unlock()
-	return m, nil
+	if x.sentNothing && sent.KeyRequests != nil {
+		x.sentHandshake, err = m.hasNoPayload(ctx)
+	}
+	return m, err
 }
 
 // answer returns a decoder of what the peer sends back.

@@ -258,6 +258,17 @@ func (m *Message) inferHandshake(ctx context.Context) error {
 	return nil
 }
 
+// hasNoPayload reports whether an answer is nothing but its header, as that to a handshake.
+func (m *Message) hasNoPayload(ctx context.Context) (bool, error) {
+	p, err := m.nextPayload(ctx)
+	if err == io.EOF {
+		m.finish(io.EOF)
+		return true, nil
+	}
+	m.ahead = p
+	return false, withID(err, m.ID)
+}
+
 // Close drops the rest of the data. It reads what little there may be of it, so that the next message
 // on the same stream can be read, and returns an error if there was more, or the message is not sound.
 func (m *Message) Close() error {
