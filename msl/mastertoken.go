@@ -46,7 +46,6 @@ func (c *tokenCache) parse(f fields) (*MasterToken, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.encoded = bytes.Clone(encoded)
 	slot.Store(t)
 	return t, nil
 }
@@ -71,12 +70,13 @@ func parseMasterToken(f fields) (*MasterToken, error) {
 	if f.err != nil {
 		return nil, f.err
 	}
+	t.encoded = bytes.Clone(f.obj.Encoding())
 	return t, t.parse()
 }
 
 // newMasterToken reads the public half of a token that was just issued.
 func newMasterToken(t Token) (*MasterToken, error) {
-	m := &MasterToken{Token: t}
+	m := &MasterToken{Token: t, encoded: t.Encoding()}
 	return m, m.parse()
 }
 

@@ -153,7 +153,7 @@ func newBenchmark(ctx context.Context, dir string, size int) (*benchmark, error)
 		b.close()
 		return nil, err
 	}
-	b.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true}}
+	b.http = newHTTPClient()
 	return b, nil
 }
 

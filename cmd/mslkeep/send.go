@@ -167,13 +167,20 @@ func newSender(ctx context.Context, cfg *config) (*sender, error) {
 		s.close()
 		return nil, err
 	}
-	transport := &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true}
-	s.client, err = msl.NewClient(mslConfig, s.keys, &msl.HTTPTransport{URL: cfg.Send.URL, Client: &http.Client{Transport: transport}}, store)
+	s.client, err = msl.NewClient(mslConfig, s.keys, &msl.HTTPTransport{URL: cfg.Send.URL, Client: newHTTPClient()}, store)
 	if err != nil {
 		s.close()
 		return nil, configError(err, "")
 	}
 	return s, nil
+}
+
+// newHTTPClient keeps its connections, and reads and writes a usual message at once.
+func newHTTPClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 1024, IdleConnTimeout: time.Minute,
+		DisableCompression: true, ReadBufferSize: 16 << 10, WriteBufferSize: 16 << 10,
+	}}
 }
 
 func (s *sender) close() {
