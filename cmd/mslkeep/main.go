@@ -94,7 +94,7 @@ func (e *exitError) Unwrap() error { return e.err }
 func main() {
 	// A heap as small as ours would be collected all the time.
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
+		debug.SetGCPercent(800)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, &cli{os.Stdin, os.Stdout, os.Stderr}, os.Args[1:])
