@@ -31,7 +31,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header()["Content-Length"] = []string{strconv.Itoa(len(out.buf))}
 	}
 	_ = out.finish()
+	if !small(r) {
+		// net/http panics where it finds the end of a full-duplex body itself (golang.org/issue/68560).
+		_ = http.NewResponseController(w).Flush()
+		_ = r.Body.Close()
+	}
 }
+
+// small tells whether the whole body is read at once.
+func small(r *http.Request) bool { return 0 <= r.ContentLength && r.ContentLength <= maxBuffered }
 
 var contentType = []string{"application/msl"}
 
@@ -39,7 +47,7 @@ var contentType = []string{"application/msl"}
 // parts are opened at once.
 func (s *Server) serveBody(r *http.Request, out *httpResponse) error {
 	limits := s.config.decoderLimits()
-	if 0 <= r.ContentLength && r.ContentLength <= maxBuffered {
+	if small(r) {
 		memory := bodies.Get().(*[]byte)
 		defer bodies.Put(memory)
 		body := resized(memory, int(r.ContentLength))
