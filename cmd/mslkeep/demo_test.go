@@ -21,7 +21,7 @@ import (
 // Then a process that does hold one of its keys is searched in the same way, and shows it.
 func TestDemo(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "kept")
+	dir := newWorld(t).path("kept")
 	out := execute(t.Context(), nil, "mslkeep", "demo", "--keep", dir).ok(t)
 
 	lastLine := regexp.MustCompile(`(?m)^(\d+) keys looked for; (\d+) found in the protocol processes, (\d+) in the agents\.$`)

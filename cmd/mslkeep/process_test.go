@@ -50,7 +50,7 @@ func runTests(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	binaries, model = filepath.Join(dir, "bin"), filepath.Join(dir, "template")
 	err = errors.Join(os.Mkdir(binaries, 0o755), os.Mkdir(model, 0o700))
-	for _, step := range []func() error{openFolders, build, makeModel} {
+	for _, step := range []func() error{build, makeModel} {
 		if err == nil {
 			err = step()
 		}
@@ -62,16 +62,16 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
-// openFolders opens all folders of the repository, because go test repeats an old result only if nothing
-// that the test itself has opened is new, and would not know that the agent has changed.
-func openFolders() error {
+// openFolders opens all folders of the repository, once, because go test repeats an old result only if
+// nothing that a test has opened is new, and would not know that the agent has changed.
+var openFolders = sync.OnceValue(func() error {
 	return filepath.WalkDir("../..", func(_ string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && (d.Name() == ".git" || d.Name() == "bin" || d.Name() == "testdata") {
 			return fs.SkipDir
 		}
 		return err
 	})
-}
+})
 
 // build builds the binaries as the Makefile does.
 func build() error {
@@ -183,10 +183,13 @@ func start(t testing.TB, prepare func(*exec.Cmd), name string, args ...string) *
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// kill ends the process at once.
+// kill ends the process at once. It must not have panicked before.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()
 	p.waited.Do(func() { _ = p.cmd.Wait() })
+	if said := p.said.String(); strings.Contains(said, "panic") || strings.Contains(said, "goroutine ") {
+		p.t.Errorf("it has panicked: %s", said)
+	}
 }
 
 // stop lets the process end, and returns its exit code.

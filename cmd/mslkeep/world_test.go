@@ -111,6 +111,9 @@ func makeModel() error {
 // newWorld copies the model.
 func newWorld(t testing.TB) *world {
 	t.Helper()
+	if err := openFolders(); err != nil {
+		t.Fatal(err)
+	}
 	w := &world{t, filepath.Join(t.TempDir(), "world")}
 	// Agents care who can read their files: cp keeps the modes, other than os.CopyFS.
 	if out, err := exec.Command("cp", "-a", model, w.dir).CombinedOutput(); err != nil {

@@ -11,10 +11,8 @@ package deps
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
@@ -86,20 +84,19 @@ var directly = []struct {
 	{[]string{"*"}, "C", "C code is loaded only by the PKCS#11 provider"},
 }
 
-// TestMain opens all folders of the repository, because go test repeats an old result only if nothing that
-// the test itself has opened is new. Otherwise it would not know that a package has changed.
-func TestMain(m *testing.M) {
-	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+// openFolders opens all folders of the repository, because go test repeats an old result only if nothing
+// that a test has opened is new. Otherwise it would not know that another package has changed.
+func openFolders(t *testing.T) {
+	t.Helper()
+	err := filepath.WalkDir("../..", func(_ string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && (d.Name() == ".git" || d.Name() == "bin" || d.Name() == "testdata") {
 			return fs.SkipDir
 		}
 		return err
 	})
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		t.Fatal(err)
 	}
-	os.Exit(m.Run())
 }
 
 type listed struct {
@@ -112,6 +109,7 @@ type listed struct {
 
 func list(t *testing.T) map[string]listed {
 	t.Helper()
+	openFolders(t)
 	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Name,Imports,Deps,DepOnly", module+"...")
 	out, err := cmd.StdoutPipe()
 	if err != nil {

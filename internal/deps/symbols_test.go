@@ -18,6 +18,7 @@ var restricted = []string{
 // TestSymbols: no function, variable or type of a restricted package is in the built mslkeep. All of them
 // are somewhere in the other two binaries, so the test sees what it looks for.
 func TestSymbols(t *testing.T) {
+	openFolders(t)
 	dir := t.TempDir()
 	build := exec.Command("go", "build", "-trimpath", "-o", dir, module+"cmd/...")
 	build.Env = append(build.Environ(), "CGO_ENABLED=0")

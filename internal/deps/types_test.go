@@ -91,6 +91,7 @@ func TestTypesNoticed(t *testing.T) {
 // exports returns an importer of the packages that this module needs, as they are compiled.
 func exports(t *testing.T) types.Importer {
 	t.Helper()
+	openFolders(t)
 	files := make(map[string]string)
 	cmd := exec.Command("go", "list", "-deps", "-export", "-json=ImportPath,Export", module+"...")
 	cmd.Stderr = os.Stderr
