@@ -23,6 +23,8 @@ demo: build
 
 test: build
 	$(GO) test -race -timeout 20m ./...
+	@echo "the reference's vectors:"
+	@$(GO) test -count=1 -v -run '^TestVectors$$' ./internal/... ./msl | grep '^vectors'
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }

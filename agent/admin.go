@@ -12,25 +12,25 @@ import (
 
 // A Key describes one version of one key. It never holds a private or secret key.
 type Key struct {
-	Name    string
-	Version uint32
-	Type    string // "aes-128", "aes-256", "hmac-sha256", "rsa-2048", "ec-p256"
-	Created time.Time
-	Uses    uint64 // since the agent was started
+	Name    string    `json:"name"`
+	Version uint32    `json:"version"`
+	Type    string    `json:"type"` // "aes-128", "aes-256", "hmac-sha256", "rsa-2048", "ec-p256"
+	Created time.Time `json:"created,omitzero"`
+	Uses    uint64    `json:"uses"` // since the agent was started
 }
 
 // A Finding is one thing that the agent reports of its own state.
 type Finding struct {
-	Name   string
-	OK     bool
-	Detail string
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail,omitempty"`
 }
 
 // A Health is the state of an agent.
 type Health struct {
-	Findings []Finding // what hardening could not be done, and how each provider is
-	Sessions int       // open now, of all connections
-	Entities int
+	Findings []Finding `json:"findings"` // what hardening could not be done, and how each provider is
+	Sessions int       `json:"sessions"` // open now, of all connections
+	Entities int       `json:"entities"`
 }
 
 // Health asks the agent how it is.

@@ -17,7 +17,7 @@ import (
 	"github.com/mslkeep/mslkeep/agent"
 )
 
-const keysUsage = `Usage: mslkeep keys list|generate|import|rotate|public (--config FILE | --agent-config FILE) [FLAGS] [NAME]
+const keysUsage = `Usage: mslkeep keys list|generate|import|rotate|public|health (--config FILE | --agent-config FILE) [FLAGS] [NAME]
 
 Works on the keys that the agent holds, through the agent: no key passes through this program. import
 makes the agent read a file, or the standard input that it shares with this program.
@@ -27,6 +27,7 @@ makes the agent read a file, or the standard input that it shares with this prog
   import NAME      a key from --file: raw keys in hex, base64 or JWK, key pairs in PKCS #8
   rotate NAME      the next version of a key; older versions stay good for what they protected
   public NAME      the public half of a key pair, as PEM
+  health           how the agent is: its hardening, its provider, its open sessions
 
 Names have meaning: psk/IDENTITY holds the pre-shared keys of an entity, rsa/KEYID the key pair of
 this side, service/NAME the keys of service tokens.
@@ -67,7 +68,10 @@ func keys(ctx context.Context, c *cli, args []string) error {
 		return usageError("there is no operation %q", operation)
 	}
 	name := flags.Arg(0)
-	if flags.NArg() > 1 || name == "" && operation != "list" {
+	switch {
+	case operation == "health" && flags.NArg() > 0:
+		return usageError("health takes no name")
+	case flags.NArg() > 1 || name == "" && operation != "list" && operation != "health":
 		return usageError("%s takes the name of one key", operation)
 	}
 	k, err := f.connect(ctx)
@@ -114,6 +118,7 @@ var keyOperations = map[string]func(context.Context, *cli, *agent.Client, *keyFl
 		list, err := k.ImportKey(ctx, name, f.kind, path, f.format)
 		return printKeys(c, f, list, err)
 	},
+	"health": health,
 	"public": func(ctx context.Context, c *cli, k *agent.Client, _ *keyFlags, name string) error {
 		_, spki, err := k.PublicKey(ctx, name, 0)
 		if err != nil {
@@ -121,6 +126,27 @@ var keyOperations = map[string]func(context.Context, *cli, *agent.Client, *keyFl
 		}
 		return pem.Encode(c.out, &pem.Block{Type: "PUBLIC KEY", Bytes: spki})
 	},
+}
+
+// health prints the agent's state.
+func health(ctx context.Context, c *cli, k *agent.Client, f *keyFlags, _ string) error {
+	h, err := k.Health(ctx)
+	if err != nil {
+		return keyError(err)
+	}
+	if f.json {
+		return printJSON(c.out, h)
+	}
+	w := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
+	for _, finding := range h.Findings {
+		state := "ok"
+		if !finding.OK {
+			state = "NO"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", finding.Name, state, finding.Detail)
+	}
+	fmt.Fprintf(w, "open\t\t%d sessions, %d entities\n", h.Sessions, h.Entities)
+	return w.Flush()
 }
 
 // importPath makes a path absolute, since the agent may have another working directory. The file is
