@@ -68,34 +68,81 @@ func sameToken(got, want []byte) error {
 	return nil
 }
 
-// TestTokenTimes: behaviour 47.
-func TestTokenTimes(t *testing.T) {
-	tokenCases(t, "mastertokens.json", "times", func(c msltest.Case) error {
-		m, err := msl.ParseMasterToken(c.Bytes("token"))
-		if err != nil {
-			return err
-		}
-		now := time.UnixMilli(c.Int("now_ms"))
-		if m.Renewable(now) != c.Bool("renewable_given_now") || m.Expired(now) != c.Bool("expired_given_now") {
-			return errors.New("at a known time")
-		}
-		if m.Renewable(time.Time{}) != c.Bool("renewable_by_client_without_time") || m.Expired(time.Time{}) != c.Bool("expired_by_client_without_time") {
-			return errors.New("at an unknown time")
-		}
-		return nil
+// tokenVectors are what this side judges of tokens itself: their times, which of two is newer, and the keys
+// of service tokens (behaviours 23, 47 to 49 and 55).
+func tokenVectors(t *testing.T) {
+	msltest.Vectors(t, "mastertokens.json", map[string]func(msltest.Case) error{
+		"issue": nil, "parse": nil, "parse-client": nil, "times": checkTimes, "newer": checkNewer,
+	})
+	msltest.Vectors(t, "servicetokens.json", map[string]func(msltest.Case) error{
+		"issue": nil, "parse": nil, "choose": func(c msltest.Case) error { return checkChoose(t, c) },
+	})
+	msltest.Vectors(t, "session.json", map[string]func(msltest.Case) error{
+		"encrypt-sign": nil, "wrap": nil, "untrusted": func(c msltest.Case) error { return checkUntrusted(t, c) },
 	})
 }
 
-// TestNewerThan: behaviours 48 and 49.
-func TestNewerThan(t *testing.T) {
-	tokenCases(t, "mastertokens.json", "newer", func(c msltest.Case) error {
-		a := &msl.MasterToken{SequenceNumber: c.Int("a_sequence_number"), Expiration: c.Int("a_expiration"), SerialNumber: 1}
-		b := &msl.MasterToken{SequenceNumber: c.Int("b_sequence_number"), Expiration: c.Int("b_expiration"), SerialNumber: 2}
-		if a.NewerThan(b) != c.Bool("a_newer_than_b") {
-			return errors.New("differs")
+func checkTimes(c msltest.Case) error {
+	m, err := msl.ParseMasterToken(c.Bytes("token"))
+	if err != nil {
+		return err
+	}
+	now := time.UnixMilli(c.Int("now_ms"))
+	if m.Renewable(now) != c.Bool("renewable_given_now") || m.Expired(now) != c.Bool("expired_given_now") {
+		return errors.New("at a known time")
+	}
+	if m.Renewable(time.Time{}) != c.Bool("renewable_by_client_without_time") || m.Expired(time.Time{}) != c.Bool("expired_by_client_without_time") {
+		return errors.New("at an unknown time")
+	}
+	return nil
+}
+
+func checkNewer(c msltest.Case) error {
+	a := &msl.MasterToken{SequenceNumber: c.Int("a_sequence_number"), Expiration: c.Int("a_expiration"), SerialNumber: 1}
+	b := &msl.MasterToken{SequenceNumber: c.Int("b_sequence_number"), Expiration: c.Int("b_expiration"), SerialNumber: 2}
+	if a.NewerThan(b) != c.Bool("a_newer_than_b") {
+		return errors.New("differs")
+	}
+	return nil
+}
+
+// checkChoose: keys are found by a token's name, else those of the empty name are used.
+func checkChoose(t *testing.T, c msltest.Case) error {
+	cfg := &msl.Config{ServiceTokenKeys: map[string]string{}}
+	var available []string
+	c.Into("available", &available)
+	for _, name := range available {
+		keys := name
+		if keys == "" {
+			keys = "default"
 		}
-		return nil
-	})
+		cfg.ServiceTokenKeys[name] = keys
+	}
+	st, err := msl.OpenServiceToken(context.Background(), cfg, inproc.Agent(t), c.Bytes("token"), nil, nil)
+	if err != nil {
+		return err
+	}
+	if st.Verified != c.Bool("verified") || (st.Value != nil) != c.Bool("decrypted") {
+		return fmt.Errorf("verified %v, data %v", st.Verified, st.Value != nil)
+	}
+	return nil
+}
+
+// checkUntrusted: a client gets a message under a master token whose session it does not have.
+func checkUntrusted(t *testing.T, c msltest.Case) error {
+	w := newWorld(t)
+	w.mangle = func(int, []byte) []byte {
+		return []byte(`{"mastertoken":` + string(c.Bytes("master_token")) + `,"headerdata":"AAAA","signature":"AAAA"}`)
+	}
+	client := w.newClient(nil)
+	defer client.Close()
+	_, _, err := say(client, msl.Request{}, "x")
+	_, differs := refused(c, err)
+	return differs
+}
+
+// TestNewerThan: behaviours 48 and 49, at the ends of the window.
+func TestNewerThan(t *testing.T) {
 	for _, c := range []struct {
 		this, that int64
 		newer      bool

@@ -57,6 +57,7 @@ func TestVectors(t *testing.T) {
 	t.Run("messages", messageVectors)
 	t.Run("messages-refused", refusedVectors)
 	t.Run("responses", responseVectors)
+	t.Run("tokens", tokenVectors)
 }
 
 // refused compares an error with the one that the reference gave. Where that is nil, the caller
