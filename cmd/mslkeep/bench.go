@@ -101,13 +101,13 @@ func plainServer(ctx context.Context, c *cli) error {
 	if err := json.NewEncoder(c.out).Encode(map[string]string{"url": "http://" + listener.Addr().String() + "/"}); err != nil {
 		return err
 	}
-	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := newHTTPServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		data, err := io.ReadAll(r.Body)
 		if err != nil {
 			panic(http.ErrAbortHandler)
 		}
 		_, _ = w.Write(data)
-	})}
+	}))
 	go func() {
 		_, _ = io.Copy(io.Discard, c.in)
 		s.Close()

@@ -116,8 +116,8 @@ func ready(c *cli, listener net.Listener, keys *agent.Client, asJSON bool) error
 
 // serveHTTP serves until ctx ends, then lets requests finish.
 func serveHTTP(ctx context.Context, listener net.Listener, h http.Handler, log *slog.Logger) error {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	s := newHTTPServer(h)
+	s.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(listener) }()
 	select {
@@ -134,6 +134,11 @@ func serveHTTP(ctx context.Context, listener net.Listener, h http.Handler, log *
 	}
 	<-done
 	return err
+}
+
+// newHTTPServer bounds what clients may do to a server.
+func newHTTPServer(h http.Handler) *http.Server {
+	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
 }
 
 func listenOn(address string) (net.Listener, error) {
