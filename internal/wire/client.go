@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -18,7 +19,7 @@ import (
 // beyond the bounds waits. When the connection is lost, every Call that waits fails with [Transient],
 // and so does every later one.
 type Client struct {
-	conn   net.Conn
+	stream stream
 	opts   Options
 	hello  HelloReply
 	frames *frameReader
@@ -35,6 +36,7 @@ type Client struct {
 	room     room
 	queue    []*admission // callers that wait for room
 	sweeping bool
+	turns    turns
 	err      error // why the client is at its end
 }
 
@@ -66,15 +68,19 @@ var (
 // ctx, or Options.Timeout, holds for the exchange only.
 func NewClient(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
 	o = o.withDefaults()
-	c := &Client{conn: conn, opts: o, frames: newFrameReader(conn, o.MaxFrame, nil), out: newOutbox(conn),
+	stream := newStream(conn)
+	c := &Client{stream: stream, opts: o, frames: newFrameReader(stream, o.MaxFrame, nil), out: newOutbox(stream),
 		calls: make(map[uint64]pending), done: make(chan struct{})}
 	c.idle.New = func() any { return &call{done: make(chan struct{}, 1)} }
 	if err := c.greet(ctx); err != nil {
-		conn.Close()
+		stream.Close()
 		return nil, err
 	}
 	c.opts.MaxFrame = min(o.MaxFrame, int(c.hello.MaxFrame))
 	c.room = room{number: min(o.MaxInFlight, int(c.hello.MaxInFlight)), bytes: o.MaxBytes}
+	if c.turns.socket, _ = c.stream.(*socket); c.turns.socket != nil {
+		c.turns.socket.nowait, c.turns.most = true, leadTime
+	}
 	c.sweeper = time.AfterFunc(math.MaxInt64, c.sweep)
 	c.wg.Go(c.read)
 	return c, nil
@@ -83,7 +89,7 @@ func NewClient(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
 func (c *Client) greet(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, c.stream.shut)
 	err := c.exchangeHello(ctx)
 	if !stop() {
 		err = ctx.Err()
@@ -97,7 +103,7 @@ func (c *Client) greet(ctx context.Context) error {
 func (c *Client) exchangeHello(ctx context.Context) error {
 	m := &HelloRequest{Version: Version}
 	size, _ := c.coder.measure(m)
-	if _, err := c.conn.Write(appendFrame(nil, &c.coder, 0, c.millis(ctx), m, size)); err != nil {
+	if _, err := c.stream.Write(appendFrame(nil, &c.coder, 0, c.millis(ctx), m, size)); err != nil {
 		return errLost
 	}
 	f, err := c.frames.next()
@@ -146,10 +152,13 @@ func (c *Client) Call(ctx context.Context, req Request, reply Reply) error {
 		c.idle.Put(k)
 		return Fail(Malformed, "request too large")
 	}
-	id, err := c.send(ctx, k, req, size)
+	id, lead, err := c.send(ctx, k, req, size)
 	if err != nil {
 		c.idle.Put(k)
 		return err
+	}
+	if lead {
+		c.lead(ctx, k)
 	}
 	select {
 	case <-k.done:
@@ -188,8 +197,8 @@ func (k *call) result(reply Reply) error {
 	return errProtocol
 }
 
-// send registers k and appends the frame of req.
-func (c *Client) send(ctx context.Context, k *call, req Request, size int) (id uint64, err error) {
+// send registers k and sends the frame of req. If lead is true, the caller is to read.
+func (c *Client) send(ctx context.Context, k *call, req Request, size int) (id uint64, lead bool, err error) {
 	size += headerSize + deadlineSize
 	var expires time.Time
 	if _, ok := ctx.Deadline(); !ok {
@@ -198,7 +207,7 @@ func (c *Client) send(ctx context.Context, k *call, req Request, size int) (id u
 	c.out.Lock()
 	if err := c.admit(ctx, size); err != nil {
 		c.out.Unlock()
-		return 0, err
+		return 0, false, err
 	}
 	c.lastID++
 	id = c.lastID
@@ -208,12 +217,13 @@ func (c *Client) send(ctx context.Context, k *call, req Request, size int) (id u
 		c.sweeping = true
 		c.sweeper.Reset(c.opts.Timeout / 8)
 	}
+	lead = c.enter(size)
 	flush := c.out.claim()
 	c.out.Unlock()
 	if flush {
-		c.flush()
+		c.flush(lead)
 	}
-	return id, nil
+	return id, lead, nil
 }
 
 // millis returns the time that is left until the deadline of ctx, or Options.Timeout.
@@ -228,7 +238,10 @@ func (c *Client) millis(ctx context.Context) uint32 {
 
 // flush writes what it can without waiting for the agent, and leaves the rest to a goroutine, so that a
 // caller can always give up.
-func (c *Client) flush() {
+func (c *Client) flush(alone bool) {
+	if !alone {
+		runtime.Gosched() // others who are about to append make the batch larger
+	}
 	rest, err := c.out.flush(false)
 	if err != nil {
 		c.fail(err)
@@ -244,20 +257,6 @@ func (c *Client) flush() {
 				c.fail(err)
 			}
 		})
-	}
-}
-
-// read takes answers to their callers until the connection ends.
-func (c *Client) read() {
-	for {
-		f, err := c.frames.next()
-		if err == nil {
-			err = c.deliver(f)
-		}
-		if err != nil {
-			c.fail(err)
-			return
-		}
 	}
 }
 
@@ -297,7 +296,7 @@ func (c *Client) abandon(id uint64, k *call) {
 	c.out.Unlock()
 	c.idle.Put(k)
 	if flush {
-		c.flush()
+		c.flush(false)
 	}
 }
 
@@ -331,7 +330,7 @@ func (c *Client) sweep() {
 	flush := c.out.claim()
 	c.out.Unlock()
 	if flush {
-		c.flush()
+		c.flush(false)
 	}
 }
 
@@ -344,7 +343,7 @@ func (c *Client) fail(err error) {
 	}
 	c.err = err
 	close(c.done)
-	c.conn.Close()
+	c.stream.shut()
 	c.sweeper.Stop()
 	for id, p := range c.calls {
 		if p.call != nil {

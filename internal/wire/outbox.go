@@ -4,10 +4,7 @@
 package wire
 
 import (
-	"net"
-	"runtime"
 	"sync"
-	"syscall"
 )
 
 // An outbox gathers frames and writes many with one call. Whoever appends a frame while nobody
@@ -19,23 +16,15 @@ type outbox struct {
 	flushing   bool   // there is a flusher, or the outbox has failed
 
 	// Of the flusher alone.
-	conn  net.Conn
-	raw   syscall.RawConn // nil if conn has no descriptor
-	batch []byte          // being written
-	left  []byte          // what is left of it
-	try   func(fd uintptr) bool
-	wrote int
-	err   error
+	stream stream
+	socket *socket // stream, or nil
+	batch  []byte  // being written
+	left   []byte  // what is left of it
 }
 
-func newOutbox(conn net.Conn) *outbox {
-	o := &outbox{conn: conn}
-	o.try = o.tryWrite
-	if s, ok := conn.(syscall.Conn); ok {
-		if raw, err := s.SyscallConn(); err == nil {
-			o.raw = raw
-		}
-	}
+func newOutbox(s stream) *outbox {
+	o := &outbox{stream: s}
+	o.socket, _ = s.(*socket)
 	return o
 }
 
@@ -53,9 +42,6 @@ func (o *outbox) claim() bool {
 // as much as the connection takes at once; if rest is true the caller is still the flusher, and must
 // have flush called again, with block. After an error nothing is ever written again.
 func (o *outbox) flush(block bool) (rest bool, err error) {
-	if !block {
-		runtime.Gosched() // others who are about to append make the batch larger
-	}
 	for round := 0; ; round++ {
 		if len(o.left) == 0 && !o.next() {
 			return false, nil
@@ -65,7 +51,7 @@ func (o *outbox) flush(block bool) (rest bool, err error) {
 		}
 		var n int
 		if block {
-			n, err = o.conn.Write(o.left)
+			n, err = o.stream.Write(o.left)
 		} else {
 			n, err = o.writeSome()
 		}
@@ -98,29 +84,12 @@ func (o *outbox) next() bool {
 
 // writeSome writes as much as the connection takes without blocking.
 func (o *outbox) writeSome() (int, error) {
-	if o.raw == nil {
+	if o.socket == nil {
 		return 0, nil
 	}
-	o.wrote, o.err = 0, nil
-	if err := o.raw.Write(o.try); err != nil {
-		return 0, err
+	n, err := o.socket.tryWrite(o.left)
+	if err == errWait {
+		err = nil
 	}
-	return o.wrote, o.err
-}
-
-// tryWrite always returns true, so that RawConn does not wait.
-func (o *outbox) tryWrite(fd uintptr) bool {
-	for {
-		n, err := syscall.Write(int(fd), o.left)
-		switch err {
-		case nil:
-			o.wrote = n
-		case syscall.EINTR:
-			continue
-		case syscall.EAGAIN:
-		default:
-			o.err = err
-		}
-		return true
-	}
+	return n, err
 }

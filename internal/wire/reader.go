@@ -23,7 +23,9 @@ type frameReader struct {
 	buf   []byte
 	from  int // buf[from:to] was read from r and not yet taken
 	to    int
-	large bool // the last frame was large, so the next one may be, too
+	large bool   // the last frame was large, so the next one may be, too
+	own   []byte // the large frame that is being read, of which have bytes are there
+	have  int
 }
 
 // framePool holds *[]byte, of large frames that their receiver needs no more.
@@ -39,67 +41,78 @@ func (f *frameReader) ready() bool {
 	return have >= lengthSize && int64(have) >= lengthSize+int64(binary.BigEndian.Uint32(f.buf[f.from:]))
 }
 
-// next returns the next frame. The error is io.EOF only between two frames.
+// next returns the next frame. The error is io.EOF only between two frames. After errWait, next goes on
+// where it was.
 func (f *frameReader) next() (frame, error) {
-	// What is read together with the head of a large frame has to be copied, so no more is read with it.
-	most := len(f.buf)
-	if f.large {
-		most = headerSize
-	}
-	if err := f.fill(lengthSize, most); err != nil {
-		if err == io.ErrUnexpectedEOF && f.to == f.from {
-			err = io.EOF
+	for {
+		fr, ok, err := f.take()
+		if ok || err != nil {
+			return fr, err
 		}
-		return frame{}, err
-	}
-	n := int64(binary.BigEndian.Uint32(f.buf[f.from:]))
-	if n < headerSize-lengthSize || n > int64(f.max-lengthSize) {
-		return frame{}, errFrameSize
-	}
-	total := lengthSize + int(n)
-	f.large = total >= largeFrame
-	var b, own []byte
-	if f.large {
-		own = f.memory(total)
-		b = own
-		have := copy(b, f.buf[f.from:f.to])
-		f.from += have
-		if _, err := io.ReadFull(f.r, b[have:]); err != nil {
-			return frame{}, io.ErrUnexpectedEOF
+		n, err := f.r.Read(f.space())
+		if f.own != nil {
+			f.have += n
+		} else {
+			f.to += n
 		}
-	} else {
-		if err := f.fill(total, len(f.buf)); err != nil {
+		if n == 0 && err != nil {
+			if err == io.EOF && (f.own != nil || f.from != f.to) {
+				err = io.ErrUnexpectedEOF
+			}
 			return frame{}, err
 		}
-		b = f.buf[f.from : f.from+total : f.from+total]
-		f.from += total
 	}
-	return frame{
-		id:   binary.BigEndian.Uint64(b[lengthSize:]),
-		code: b[headerSize-1],
-		body: b[headerSize:],
-		own:  own,
-	}, nil
 }
 
-// fill sees to it that buf holds at least need bytes that are not yet taken, and reads no more than most.
-func (f *frameReader) fill(need, most int) error {
-	if f.from == f.to {
-		f.from, f.to = 0, 0
+// take returns a frame that has been read entirely.
+func (f *frameReader) take() (fr frame, ok bool, err error) {
+	if f.own == nil {
+		have := f.to - f.from
+		if have < lengthSize {
+			return frame{}, false, nil
+		}
+		n := int64(binary.BigEndian.Uint32(f.buf[f.from:]))
+		if n < headerSize-lengthSize || n > int64(f.max-lengthSize) {
+			return frame{}, false, errFrameSize
+		}
+		total := lengthSize + int(n)
+		if f.large = total >= largeFrame; !f.large {
+			if have < total {
+				return frame{}, false, nil
+			}
+			f.from += total
+			return newFrame(f.buf[f.from-total:f.from:f.from], nil), true, nil
+		}
+		f.own = f.memory(total)
+		f.have = copy(f.own, f.buf[f.from:f.to])
+		f.from += f.have
 	}
-	if f.from+need > len(f.buf) {
+	if f.have < len(f.own) {
+		return frame{}, false, nil
+	}
+	own := f.own
+	f.own = nil
+	return newFrame(own, own), true, nil
+}
+
+// space returns where the next bytes are to be read.
+func (f *frameReader) space() []byte {
+	if f.own != nil {
+		return f.own[f.have:]
+	}
+	if f.from > len(f.buf)-largeFrame || f.from == f.to {
 		f.to = copy(f.buf, f.buf[f.from:f.to])
 		f.from = 0
 	}
-	if have := f.to - f.from; have < need {
-		n, err := io.ReadAtLeast(f.r, f.buf[f.to:min(len(f.buf), f.from+max(need, most))], need-have)
-		f.to += n
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return err
+	// What is read together with the head of a large frame has to be copied, so no more is read with it.
+	if f.large && f.to-f.from < headerSize {
+		return f.buf[f.to : f.from+headerSize]
 	}
-	return nil
+	return f.buf[f.to:]
+}
+
+func newFrame(b, own []byte) frame {
+	return frame{id: binary.BigEndian.Uint64(b[lengthSize:]), code: b[headerSize-1], body: b[headerSize:], own: own}
 }
 
 func (f *frameReader) memory(n int) []byte {

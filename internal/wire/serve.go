@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -36,11 +37,14 @@ type Quick interface {
 
 // A server is one connection that is served.
 type server struct {
-	conn   net.Conn
+	stream stream
 	opts   Options
 	h      Handler
 	quick  Quick // h, or nil
 	frames *frameReader
+	socket *socket      // stream, or nil
+	batch  int          // frames that were read together
+	busy   atomic.Int32 // goroutines of requests
 	wg     sync.WaitGroup
 
 	out     *outbox // its lock also guards all below
@@ -58,11 +62,22 @@ type server struct {
 // A client that floods is slowed down: requests beyond Options.MaxInFlight and MaxBytes fail with
 // [Transient], and nothing is read from a client that does not read.
 func Serve(ctx context.Context, conn net.Conn, h Handler, o Options) error {
+	return newServer(conn, h, o).serve(ctx)
+}
+
+func newServer(conn net.Conn, h Handler, o Options) *server {
 	o = o.withDefaults()
-	s := &server{conn: conn, opts: o, h: h, frames: newFrameReader(conn, o.MaxFrame, &framePool), out: newOutbox(conn),
+	stream := newStream(conn)
+	s := &server{stream: stream, opts: o, h: h, frames: newFrameReader(stream, o.MaxFrame, &framePool), out: newOutbox(stream),
 		room: room{number: o.MaxInFlight, bytes: o.MaxBytes}, running: make(map[uint64]context.CancelFunc)}
+	s.socket, _ = stream.(*socket)
 	s.drained.L = s.out
 	s.quick, _ = h.(Quick)
+	return s
+}
+
+func (s *server) serve(ctx context.Context) error {
+	defer s.stream.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, s.close)
 	err := s.greet()
@@ -82,7 +97,7 @@ func Serve(ctx context.Context, conn net.Conn, h Handler, o Options) error {
 
 // close ends the connection, and frees whoever waits for it.
 func (s *server) close() {
-	s.conn.Close()
+	s.stream.shut()
 	s.out.Lock()
 	s.failed = true
 	s.out.Unlock()
@@ -111,8 +126,13 @@ func (s *server) greet() error {
 
 // step reads a frame and does what it says.
 func (s *server) step(ctx context.Context) error {
+	s.batch++
 	if !s.frames.ready() {
 		s.flush() // the replies to all quick requests that were read together
+		if s.socket != nil {
+			s.socket.linger = s.batch == 1 && s.busy.Load() == 0
+		}
+		s.batch = 0
 	}
 	f, err := s.frames.next()
 	if err != nil {
@@ -186,7 +206,9 @@ func (s *server) start(ctx context.Context, f frame, req Request, deadline uint3
 		s.append(f.id, Fail(Transient, "too many requests"))
 		return nil
 	}
+	s.busy.Add(1)
 	s.wg.Go(func() {
+		defer s.busy.Add(-1)
 		reply := s.handle(ctx, req)
 		cancel()
 		s.out.Lock()
