@@ -140,10 +140,20 @@ func (x *exchange) inBackground(write func() error, w *MessageWriter) {
 		err := write()
 		if err == nil {
 			err = complete(w, transport)
-		} else {
+		}
+		if err != nil {
 			w.abort()
-			transport.Close() // the message must not look complete
+			abort(transport) // the message must not look complete
 		}
 		done <- err
 	}()
+}
+
+// abort gives an exchange up while somebody may read from it, and has yet to close it.
+func abort(t Exchange) {
+	if a, ok := t.(interface{ abort() }); ok {
+		a.abort()
+		return
+	}
+	t.Close()
 }

@@ -36,17 +36,19 @@ func (t *HTTPTransport) Open(ctx context.Context) (Exchange, error) {
 	return &httpExchange{ctx: ctx, url: t.URL, client: client, answered: make(chan struct{})}, nil
 }
 
-// httpExchange is one POST. The writing side owns buf, pipe and sent; the fields of the answer are
-// written before answered is closed, and read after.
+// httpExchange is one POST. The writing side owns buf, and is alone to set pipe and cancel; the fields of
+// the answer are written before answered is closed, and read after.
 type httpExchange struct {
 	ctx    context.Context
 	url    string
 	client *http.Client
 
-	buf    []byte
+	buf []byte
+
+	mu     sync.Mutex         // guards these
 	pipe   *io.PipeWriter     // once streaming
 	cancel context.CancelFunc // likewise
-	sent   bool
+	begun  bool               // or given up
 
 	answered chan struct{}
 	resp     *http.Response
@@ -80,9 +82,11 @@ func (x *httpExchange) keep(p []byte) error {
 func (x *httpExchange) Flush() error {
 	if x.pipe == nil {
 		body, pipe := io.Pipe()
-		var ctx context.Context
-		ctx, x.cancel = context.WithCancel(x.ctx)
-		x.pipe, x.sent = pipe, true
+		ctx, cancel := context.WithCancel(x.ctx)
+		if err := x.begin(pipe, cancel); err != nil {
+			cancel()
+			return err
+		}
 		go func() {
 			x.post(ctx, body)
 			if x.err != nil {
@@ -102,11 +106,37 @@ func (x *httpExchange) CloseWrite() error {
 	if x.pipe != nil {
 		return x.pipe.Close()
 	}
-	if !x.sent {
-		x.sent = true
-		x.post(x.ctx, bytes.NewReader(x.buf))
+	if err := x.begin(nil, nil); err != nil {
+		return err
 	}
+	x.post(x.ctx, bytes.NewReader(x.buf))
 	return x.err
+}
+
+// begin must come before post, which is called once.
+func (x *httpExchange) begin(pipe *io.PipeWriter, cancel context.CancelFunc) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.begun {
+		return errExchangeClosed
+	}
+	x.pipe, x.cancel, x.begun = pipe, cancel, true
+	return nil
+}
+
+// abort gives the exchange up. Read fails from then on, unless it reads a small answer that is there. It
+// may be called while others read or write.
+func (x *httpExchange) abort() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.begun {
+		x.begun, x.err = true, errExchangeClosed
+		close(x.answered)
+	}
+	if x.pipe != nil {
+		x.pipe.CloseWithError(errExchangeClosed)
+		x.cancel()
+	}
 }
 
 // post sends the request and waits for the head of the answer.
@@ -169,13 +199,7 @@ func (x *httpExchange) Read(p []byte) (int, error) {
 
 // Close gives the connection back if the answer was read to its end, and else breaks it off.
 func (x *httpExchange) Close() error {
-	if x.pipe != nil {
-		x.pipe.CloseWithError(errExchangeClosed)
-		x.cancel()
-	}
-	if !x.sent {
-		return nil
-	}
+	x.abort()
 	<-x.answered
 	if x.resp == nil {
 		return nil
