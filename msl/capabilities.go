@@ -14,6 +14,8 @@ type Capabilities struct {
 	Compression []string // GZIP, LZW
 	Languages   []string // BCP 47, the preferred one first
 	Formats     []string // JSON
+
+	encoded []byte // if it is known already
 }
 
 // Intersect returns what both sides can do: languages in the order of c. It is nil if either is.
@@ -21,11 +23,15 @@ func (c *Capabilities) Intersect(o *Capabilities) *Capabilities {
 	if c == nil || o == nil {
 		return nil
 	}
-	return &Capabilities{
+	both := &Capabilities{
 		Compression: common(c.Compression, o.Compression),
 		Languages:   common(c.Languages, o.Languages),
 		Formats:     common(c.Formats, o.Formats),
 	}
+	if len(both.Compression) == len(c.Compression) && len(both.Languages) == len(c.Languages) && len(both.Formats) == len(c.Formats) {
+		return c
+	}
+	return both
 }
 
 func common(a, b []string) []string {
@@ -51,11 +57,21 @@ func (c *Capabilities) compression() string {
 }
 
 func (c *Capabilities) encode() []byte {
+	if c.encoded != nil {
+		return c.encoded
+	}
 	var b mslenc.Builder
 	b.Strings("compressionalgos", c.Compression)
 	b.Strings("languages", c.Languages)
 	b.Strings("encoderformats", c.Formats)
 	return b.Bytes()
+}
+
+// ready returns a copy whose encoding is known.
+func (c *Capabilities) ready() *Capabilities {
+	r := *c
+	r.encoded = r.encode()
+	return &r
 }
 
 // parseCapabilities drops names that it does not know. A member that is not an array counts as absent;

@@ -53,7 +53,9 @@ func NewClient(c *Config, keys ClientKeys, transport Transport, store Store) (*C
 	if store == nil {
 		store = new(MemoryStore)
 	}
-	return &Client{config: c, scheme: scheme, keys: keys, transport: transport, cache: newTokenCache(), state: clientState{store: store, keys: keys}}, nil
+	config := *c
+	config.Capabilities = config.capabilities().ready()
+	return &Client{config: &config, scheme: scheme, keys: keys, transport: transport, cache: newTokenCache(), state: clientState{store: store, keys: keys}}, nil
 }
 
 func (c *Client) now() time.Time { return c.config.clock()() }

@@ -22,12 +22,20 @@ type MasterToken struct {
 	encoded []byte // exactly as it came, or nil
 }
 
-// A tokenCache remembers some of the master tokens that were parsed, by their encoding: a peer sends the
-// same one with every message. It holds public claims only, and decides nothing. It is safe for
-// concurrent use.
+// A tokenCache remembers some of the master tokens that were parsed, by their encoding, and the last
+// capabilities: peers send the same ones with every message. It holds public claims only, and decides
+// nothing. It is safe for concurrent use.
 type tokenCache struct {
 	seed  maphash.Seed
 	slots [256]atomic.Pointer[MasterToken]
+
+	capabilities atomic.Pointer[knownCapabilities] // those of the last message
+}
+
+// knownCapabilities are capabilities and how a peer encoded them.
+type knownCapabilities struct {
+	raw []byte
+	*Capabilities
 }
 
 func newTokenCache() *tokenCache { return &tokenCache{seed: maphash.MakeSeed()} }
@@ -48,6 +56,22 @@ func (c *tokenCache) parse(f fields) (*MasterToken, error) {
 	}
 	slot.Store(t)
 	return t, nil
+}
+
+// parseCapabilities is the function of that name with memory.
+func (c *tokenCache) parseCapabilities(o mslenc.Object) (*Capabilities, error) {
+	if c == nil {
+		return parseCapabilities(o)
+	}
+	if k := c.capabilities.Load(); k != nil && bytes.Equal(k.raw, o.Encoding()) {
+		return k.Capabilities, nil
+	}
+	parsed, err := parseCapabilities(o)
+	if err == nil {
+		parsed = parsed.ready()
+		c.capabilities.Store(&knownCapabilities{bytes.Clone(o.Encoding()), parsed})
+	}
+	return parsed, err
 }
 
 // Encoding returns the token as it travels.

@@ -38,7 +38,7 @@ func (o *opener) readHeader(ctx context.Context, m *Message, headerData []byte) 
 	if err := o.readTokens(ctx, m, &f); err != nil {
 		return err
 	}
-	if err := readRest(m, &f); err != nil {
+	if err := readRest(m, &f, o.cache); err != nil {
 		return err
 	}
 	return o.checkHeader(ctx, m)
@@ -134,7 +134,7 @@ func (o *opener) readUserIDToken(ctx context.Context, m *Message, f fields) (*Us
 }
 
 // readRest reads the members after the tokens, none of which needs a key.
-func readRest(m *Message, f *fields) error {
+func readRest(m *Message, f *fields, cache *tokenCache) error {
 	nonReplayable := int64(-1)
 	has := f.has("nonreplayableid")
 	if has {
@@ -152,7 +152,7 @@ func readRest(m *Message, f *fields) error {
 		o, err := f.obj.Object("capabilities")
 		f.note(err)
 		if f.err == nil {
-			m.Capabilities, err = parseCapabilities(o)
+			m.Capabilities, err = cache.parseCapabilities(o)
 			f.note(err)
 		}
 	}

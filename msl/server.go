@@ -47,6 +47,7 @@ func NewServer(c *Config, keys ServerKeys, h Handler) (*Server, error) {
 		return nil, err
 	}
 	config := *c
+	config.Capabilities = config.capabilities().ready()
 	if config.Policy == nil {
 		config.Policy = NewMemoryPolicy(&config)
 	}

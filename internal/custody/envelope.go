@@ -51,18 +51,19 @@ func envelopeSize(label []byte, ciphertext int) int {
 	return len(`{"ciphertext":"","iv":"",,"sha256":"AA=="}`) + 24 + len(label) + base64.StdEncoding.EncodedLen(ciphertext)
 }
 
+var errEnvelope = unverified(mslParseError, "parsing a ciphertext envelope")
+
 // parseEnvelope reads an envelope of the given version, or of the one that it finds if version is 0.
 func parseEnvelope(b []byte, version int) (e envelope, err error) {
-	refused := unverified(mslParseError, "parsing a ciphertext envelope")
 	o, err := mslenc.Parse(b)
 	if err != nil {
-		return e, refused
+		return e, errEnvelope
 	}
 	if version != 1 {
 		found, err := o.Int("version")
 		switch {
 		case err != nil && version == 2:
-			return e, refused
+			return e, errEnvelope
 		case err != nil:
 			version = 1
 		case found != 1 && found != 2 || version == 2 && found != 2:
@@ -74,15 +75,15 @@ func parseEnvelope(b []byte, version int) (e envelope, err error) {
 	e.version = version
 	if version == 1 {
 		if e.keyID, err = o.String("keyid"); err != nil {
-			return e, refused
+			return e, errEnvelope
 		}
 		if _, err = o.Binary("sha256"); err != nil {
-			return e, refused
+			return e, errEnvelope
 		}
 	} else {
 		name, err := o.String("cipherspec")
 		if err != nil {
-			return e, refused
+			return e, errEnvelope
 		}
 		if e.cipherSpec = cipherSpecs[name]; e.cipherSpec == "" {
 			return e, unverified(mslUnidentifiedCipherSpec, "reading the cipherspec of a ciphertext envelope")
@@ -90,11 +91,11 @@ func parseEnvelope(b []byte, version int) (e envelope, err error) {
 	}
 	if o.Has("iv") {
 		if e.iv, err = o.Binary("iv"); err != nil {
-			return e, refused
+			return e, errEnvelope
 		}
 	}
 	if e.ciphertext, err = o.Binary("ciphertext"); err != nil {
-		return e, refused
+		return e, errEnvelope
 	}
 	return e, nil
 }
@@ -108,11 +109,11 @@ const (
 
 // parseSignature reads a version 2 signature envelope.
 func parseSignature(b []byte) (algorithm string, signature []byte, err error) {
-	refused := unverified(mslParseError, "parsing a signature envelope")
 	o, err := mslenc.Parse(b)
 	if err != nil {
-		return "", nil, refused
+		return "", nil, unverified(mslParseError, "parsing a signature envelope")
 	}
+	refused := unverified(mslParseError, "parsing a signature envelope")
 	version, err := o.Int("version")
 	switch {
 	case err != nil:
