@@ -71,7 +71,7 @@ func openPrivate(path string) (*os.File, error) {
 func readFile(path string) ([]byte, stamp, error) {
 	f, err := openPrivate(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, stamp{}, failure(providers.Device, "opening the key file "+path, errMissing)
+		return nil, stamp{}, failure(providers.Device, "opening the key file "+path, os.ErrNotExist)
 	}
 	if err != nil {
 		return nil, stamp{}, withCode(providers.Device, "opening the key file "+path, err)
@@ -90,9 +90,6 @@ func readFile(path string) ([]byte, stamp, error) {
 	}
 	return b, stampOf(&st), nil
 }
-
-// errMissing matches os.ErrNotExist.
-var errMissing = fmt.Errorf("%w; make it with: mslkeep-agent init", os.ErrNotExist)
 
 // writeFile replaces the file at path so that at any time, even if the power fails, either the old or
 // the new one is there whole. The caller holds the lock.
