@@ -9,19 +9,23 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 
 	"github.com/mslkeep/mslkeep/agent"
 	"github.com/mslkeep/mslkeep/msl"
 )
 
-// startAgent starts an agent of our own. It ends with this process.
+// startAgent starts an agent of our own. It ends with this process. If it does not start, log gets nothing:
+// the error tells what the agent said.
 func startAgent(ctx context.Context, binary, sum string, args []string, log io.Writer) (*agent.Client, error) {
 	if _, err := os.Stat(binary); err != nil {
 		return nil, &exitError{exitAgent, fmt.Errorf("there is no key agent: %w", err), "name its binary in [agent]"}
 	}
-	k, err := agent.Start(ctx, agent.Config{Path: binary, SHA256: sum, Args: args, Log: log, Terminal: isTerminal(os.Stdin),
+	held := &heldLog{to: log}
+	k, err := agent.Start(ctx, agent.Config{Path: binary, SHA256: sum, Args: args, Log: held, Terminal: isTerminal(os.Stdin),
 		Env: []string{"PATH", "CREDENTIALS_DIRECTORY", "TERM", "GOMAXPROCS"}})
 	if err == nil {
+		held.release()
 		return k, nil
 	}
 	hint := ""
@@ -31,12 +35,56 @@ func startAgent(ctx context.Context, binary, sum string, args []string, log io.W
 	return nil, &exitError{exitAgent, err, hint}
 }
 
+// A heldLog keeps what is written until it is released, and then passes it on.
+type heldLog struct {
+	mu       sync.Mutex
+	to       io.Writer
+	kept     []byte
+	released bool
+}
+
+func (l *heldLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.released {
+		return l.to.Write(p)
+	}
+	l.kept = append(l.kept, p...)
+	return len(p), nil
+}
+
+func (l *heldLog) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, _ = l.to.Write(l.kept)
+	l.kept, l.released = nil, true
+}
+
 func dialAgent(ctx context.Context, address string) (*agent.Client, error) {
 	k, err := agent.Dial(ctx, address)
 	if err != nil {
 		return nil, &exitError{exitAgent, err, "start it with: mslkeep-agent --config FILE --listen " + address}
 	}
 	return k, nil
+}
+
+// checkEntity makes sure that the agent has the keys with which we authenticate.
+func checkEntity(ctx context.Context, k *agent.Client, e entityConfig) error {
+	if e.Scheme == "NONE" {
+		return nil
+	}
+	_, err := k.EntityContext(ctx, e.Scheme, e.Identity, e.KeyID)
+	var failure msl.FailureError
+	if !errors.As(err, &failure) {
+		return err
+	}
+	if f, _ := failure.Failure(); f != msl.NoSuchKey {
+		return &exitError{exitAgent, err, hintFor(err)}
+	}
+	if e.Scheme == "PSK" {
+		return configError(fmt.Errorf("[entity] the agent has no pre-shared key of %q", e.Identity), "import it: mslkeep keys import psk/"+e.Identity)
+	}
+	return configError(fmt.Errorf("[entity] the agent has no key pair %q", e.KeyID), "make it: mslkeep keys generate --type rsa-2048 rsa/"+e.KeyID)
 }
 
 // hintFor says what to do about an agent's failure.
@@ -48,7 +96,7 @@ func hintFor(err error) string {
 	switch f, _ := failure.Failure(); f {
 	case msl.NoSuchKey:
 		return "mslkeep keys list shows the names"
-	case msl.Malformed:
+	case msl.Malformed, msl.NotSupported:
 		return "mslkeep keys --help lists types and formats"
 	case msl.Denied:
 		return "start the agent with --manage, or use --agent-config"

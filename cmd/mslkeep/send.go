@@ -163,7 +163,10 @@ func newSender(ctx context.Context, cfg *config) (*sender, error) {
 		}
 		store = s.store
 	}
-	if s.keys, err = cfg.connect(ctx); err != nil {
+	if s.keys, err = cfg.connect(ctx); err == nil {
+		err = checkEntity(ctx, s.keys, cfg.Entity)
+	}
+	if err != nil {
 		s.close()
 		return nil, err
 	}
@@ -209,6 +212,14 @@ func (f *sendFlags) request(c *cli, cfg *config, args []string) (*msl.Request, e
 		r.Protection = msl.Unprotected
 	default:
 		return nil, usageError("--protection %q is not encrypted, integrity or none", f.protection)
+	}
+	switch f.compression {
+	case "", "NONE", msl.GZIP, msl.LZW:
+	default:
+		return nil, usageError("--compression %q is not GZIP, LZW or NONE", f.compression)
+	}
+	if f.serviceTokens != nil && len(cfg.MSL.ServiceTokenKeys) == 0 {
+		return nil, configError(errors.New("there is no key for service tokens"), "set service-token-keys in [msl]")
 	}
 	for _, s := range f.serviceTokens {
 		name, data, ok := strings.Cut(s, "=")
@@ -350,15 +361,24 @@ func refused(err error) error {
 	if !errors.As(err, &remote) {
 		return err
 	}
+	const unknown = "compare [entity] with [peers] and the pre-shared keys of the peer, which does not know this entity or its key"
 	hint := ""
 	switch remote.Response {
 	case msl.TransientFailure:
 		hint = "try again later"
 	case msl.EntityDataReauth, msl.EntityReauth:
-		hint = "the peer does not know this entity or its key; compare [entity] with the peer's [[peers.rsa]] or pre-shared keys"
+		hint = unknown
 	case msl.UserDataReauth, msl.UserReauth:
 		hint = "the peer does not accept the user; check --user, --email and --password-file"
 	case msl.KeyxRequired:
+		hint = "the two sides have no key exchange in common; compare key-exchanges in [msl]"
+	}
+	switch remote.Code() {
+	case msl.EntityNotFound, msl.IncorrectEntityAuthData, msl.EntityAuthFactoryNotFound:
+		hint = unknown
+	case msl.EntityRevoked, msl.MasterTokenIdentityRevoked:
+		hint = "the peer refuses this entity: see revoked in its [peers]"
+	case msl.KeyxFactoryNotFound:
 		hint = "the two sides have no key exchange in common; compare key-exchanges in [msl]"
 	}
 	return &exitError{exitRefused, err, hint}

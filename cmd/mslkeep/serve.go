@@ -88,6 +88,9 @@ func serve(ctx context.Context, c *cli, args []string) error {
 		return err
 	}
 	defer keys.Close()
+	if err := checkEntity(ctx, keys, cfg.Entity); err != nil {
+		return err
+	}
 	server, err := msl.NewServer(mslConfig, keys, handler)
 	if err != nil {
 		return configError(err, "")
