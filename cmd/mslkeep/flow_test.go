@@ -236,6 +236,24 @@ func TestStore(t *testing.T) {
 	}
 }
 
+// recorded returns the message that a device sends.
+func (w *world) recorded(device string, to *process) (message []byte) {
+	w.t.Helper()
+	target, err := url.Parse(to.url)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		message, _ = io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(message))
+		proxy.ServeHTTP(rw, r)
+	}))
+	defer server.Close()
+	w.send(device, &process{url: server.URL}, "hello").ok(w.t)
+	return message
+}
+
 // counting puts a proxy before a server, which counts what is posted.
 func counting(t *testing.T, to *process) (*process, *atomic.Int64) {
 	t.Helper()
