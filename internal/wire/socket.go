@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"syscall"
 	"time"
 	"unsafe"
@@ -55,7 +54,8 @@ type socket struct {
 }
 
 const (
-	lingerTime = 50 * time.Microsecond // a wait that is not longer is short
+	lingerTime = 100 * time.Microsecond // a wait that is not longer is short
+	busyTime   = 20 * time.Microsecond  // a look that takes longer was interrupted
 	maxShort   = 8
 )
 
@@ -156,11 +156,16 @@ func (s *socket) Read(b []byte) (int, error) {
 func (s *socket) waitRead(b []byte) (n int, err error) {
 	start := time.Now()
 	if s.linger && s.short > 0 {
-		for time.Since(start) < lingerTime {
+		for now := start; now.Sub(start) < lingerTime; {
 			yield()
 			if n, err = s.tryRead(b); err != errWait {
 				s.short = min(s.short+2, maxShort)
 				return n, err
+			}
+			before := now
+			if now = time.Now(); now.Sub(before) > busyTime {
+				s.short = 0 // somebody else needs the processor
+				break
 			}
 		}
 	}
@@ -175,9 +180,8 @@ func (s *socket) waitRead(b []byte) (n int, err error) {
 	return n, err
 }
 
-// yield lets others run, in this process and in the peer's.
+// yield lets other processes run. The scheduler is not asked: it would wake a thread each time.
 func yield() {
-	runtime.Gosched()
 	syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 }
 
