@@ -48,8 +48,9 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	binaries, model = filepath.Join(dir, "bin"), filepath.Join(dir, "template")
-	err = errors.Join(os.Mkdir(binaries, 0o755), os.Mkdir(model, 0o700))
+	binaries, model = filepath.Join(dir, "bin"), filepath.Join(dir, "model")
+	err = errors.Join(os.Setenv("TMPDIR", dir), // for what killed processes leave behind
+		os.Mkdir(binaries, 0o755), os.Mkdir(model, 0o700))
 	for _, step := range []func() error{build, makeModel} {
 		if err == nil {
 			err = step()
