@@ -49,7 +49,7 @@ func TestFlows(t *testing.T) {
 		{"a user", "device-1", []string{"--user", "ada", "--email", "ada@example.com", "--password-file", w.path("password")}, user},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			w := &world{t, w.dir}
+			w := &world{t: t, dir: w.dir}
 			data := strings.Repeat(c.what+" ", 1000)
 			got := w.report(c.device, s, append(c.args, data)...)
 			if got.Bytes != int64(len(data)) || got.AgentPID == 0 {
@@ -103,6 +103,15 @@ func TestKeyExchanges(t *testing.T) {
 				t.Errorf("%s by %s: %s", c.exchange, device, r.out)
 			}
 		}
+	}
+	s.stop()
+	for _, who := range []string{"server", "device-2"} {
+		w.write(who+"/agent.toml", w.read(who+"/agent.toml")+"allow = [\"JWK_RSAES\"]\n")
+	}
+	w.edit("server/serve.toml", "[msl]\n", "[msl]\nkey-exchanges = [\"SYMMETRIC_WRAPPED/PSK\", \"ASYMMETRIC_WRAPPED/JWEJS_RSA\", \"ASYMMETRIC_WRAPPED/JWK_RSAES\"]\n")
+	s = w.serve()
+	if r := w.report("device-2", s, "--key-exchange", "ASYMMETRIC_WRAPPED/JWK_RSAES", "hello"); !r.MasterToken {
+		t.Errorf("allowed: %+v", r)
 	}
 	// Of several, the first that both sides can do.
 	if r := w.report("device-1", s, "--key-exchange", "ASYMMETRIC_WRAPPED/JWEJS_RSA,SYMMETRIC_WRAPPED/PSK", "hello"); !r.KeyExchange {
@@ -315,13 +324,15 @@ func TestLarge(t *testing.T) {
 	t.Parallel()
 	const size, most = 64 << 20, 128 << 20
 	w := newWorld(t)
+	// How much garbage may pile up is for the commands to choose. The question here is how much lives.
+	w.env = []string{"GOGC=200"}
 	s := w.serve()
 	data := make([]byte, size)
 	rand.Read(data)
 	if err := os.WriteFile(w.path("big"), data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := start(t, nil, "mslkeep", w.sendArgs("device-1", s, []string{"--file", w.path("big")})...)
+	p := start(t, withEnv(w.env), "mslkeep", w.sendArgs("device-1", s, []string{"--file", w.path("big")})...)
 	const last = 4 << 20 // more than all pipes and sockets hold: send is there until it was read
 	answer := make([]byte, size)
 	if _, err := io.ReadFull(p.out, answer[:size-last]); err != nil {
@@ -332,10 +343,10 @@ func TestLarge(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, pid := range map[string]int{"serve": s.pid(), "its agent": s.agent, "send": p.pid(), "its agent ": client} {
-		if peak := peakMemory(t, pid); peak == 0 || peak > most {
-			t.Errorf("%s has used %d MiB", name, peak>>20)
-		} else {
-			t.Logf("%s has used %d MiB", name, peak>>20)
+		peak := peakMemory(t, pid)
+		t.Logf("%s has used %d MiB at most", name, peak>>20)
+		if peak == 0 || peak > most {
+			t.Errorf("that is more than %d", most>>20)
 		}
 	}
 	if _, err := io.ReadFull(p.out, answer[size-last:]); err != nil || !bytes.Equal(answer, data) {

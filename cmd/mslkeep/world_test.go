@@ -22,6 +22,7 @@ import (
 type world struct {
 	t   testing.TB
 	dir string
+	env []string // more variables for serve
 }
 
 const worldPassword = "correct horse battery staple"
@@ -114,7 +115,7 @@ func newWorld(t testing.TB) *world {
 	if err := openFolders(); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t, filepath.Join(t.TempDir(), "world")}
+	w := &world{t: t, dir: filepath.Join(t.TempDir(), "world")}
 	// Agents care who can read their files: cp keeps the modes, other than os.CopyFS.
 	if out, err := exec.Command("cp", "-a", model, w.dir).CombinedOutput(); err != nil {
 		t.Fatalf("copying the model: %v\n%s", err, out)
@@ -161,7 +162,7 @@ func (w *world) mslkeep(args ...string) result {
 // serve starts the server, and waits until it answers.
 func (w *world) serve(args ...string) *process {
 	w.t.Helper()
-	p := start(w.t, nil, "mslkeep", append([]string{"serve", "--config", w.path("server/serve.toml"), "--json", "--verbose"}, args...)...)
+	p := start(w.t, withEnv(w.env), "mslkeep", append([]string{"serve", "--config", w.path("server/serve.toml"), "--json", "--verbose"}, args...)...)
 	var ready struct {
 		URL      string `json:"url"`
 		AgentPID int    `json:"agent_pid"`
@@ -169,6 +170,11 @@ func (w *world) serve(args ...string) *process {
 	p.decode(&ready)
 	p.url, p.agent = ready.URL, ready.AgentPID
 	return p
+}
+
+// withEnv gives a process more variables.
+func withEnv(env []string) func(*exec.Cmd) {
+	return func(cmd *exec.Cmd) { cmd.Env = append(os.Environ(), env...) }
 }
 
 // sendArgs are the arguments with which a device sends to a server.
