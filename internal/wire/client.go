@@ -69,7 +69,7 @@ var (
 func NewClient(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
 	o = o.withDefaults()
 	stream := newStream(conn)
-	c := &Client{stream: stream, opts: o, frames: newFrameReader(stream, o.MaxFrame, nil), out: newOutbox(stream),
+	c := &Client{stream: stream, opts: o, frames: newFrameReader(stream, o.MaxFrame, nil), out: &outbox{stream: stream},
 		calls: make(map[uint64]pending), done: make(chan struct{})}
 	c.idle.New = func() any { return &call{done: make(chan struct{}, 1)} }
 	if err := c.greet(ctx); err != nil {
@@ -103,7 +103,8 @@ func (c *Client) greet(ctx context.Context) error {
 func (c *Client) exchangeHello(ctx context.Context) error {
 	m := &HelloRequest{Version: Version}
 	size, _ := c.coder.measure(m)
-	if _, err := c.stream.Write(appendFrame(nil, &c.coder, 0, c.millis(ctx), m, size)); err != nil {
+	c.out.frame(&c.coder, 0, c.millis(ctx), m, size, false)
+	if _, err := c.out.flush(true); err != nil {
 		return errLost
 	}
 	f, err := c.frames.next()
@@ -212,7 +213,8 @@ func (c *Client) send(ctx context.Context, k *call, req Request, size int) (id u
 	c.lastID++
 	id = c.lastID
 	c.calls[id] = pending{call: k, size: size, expires: expires}
-	c.out.buf = appendFrame(c.out.buf, &c.coder, id, c.millis(ctx), req, size-headerSize-deadlineSize)
+	// Who flushes does not return before the frame was written, or copied.
+	c.out.frame(&c.coder, id, c.millis(ctx), req, size-headerSize-deadlineSize, !c.out.flushing)
 	if !c.sweeping && !expires.IsZero() {
 		c.sweeping = true
 		c.sweeper.Reset(c.opts.Timeout / 8)

@@ -26,6 +26,7 @@ type coder struct {
 	bad  bool   // a limit was exceeded, or the encoding is not valid
 	n    int    // measuring: bytes so far
 	b    []byte // encoding: what was written; decoding: what is left to read
+	refs *batch // encoding: large fields go there; nil if they are to be copied
 }
 
 type mode uint8
@@ -45,7 +46,7 @@ func (c *coder) measure(m message) (n int, ok bool) {
 
 // encode appends the encoding of m, which measure accepted, to b.
 func (c *coder) encode(b []byte, m message) []byte {
-	*c = coder{mode: encoding, b: b}
+	*c = coder{mode: encoding, b: b, refs: c.refs}
 	m.fields(c)
 	b, c.b = c.b, nil
 	return b
@@ -169,6 +170,11 @@ func (c *coder) bytes(p *[]byte) {
 	case measuring:
 		c.n += n
 	case encoding:
+		if c.refs != nil && n >= refSize {
+			c.refs.refs = append(c.refs.refs, ref{len(c.b), *p})
+			c.refs.size += n
+			return
+		}
 		c.b = append(c.b, *p...)
 	case decoding:
 		if n > 0 {

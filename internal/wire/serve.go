@@ -68,9 +68,10 @@ func Serve(ctx context.Context, conn net.Conn, h Handler, o Options) error {
 func newServer(conn net.Conn, h Handler, o Options) *server {
 	o = o.withDefaults()
 	stream := newStream(conn)
-	s := &server{stream: stream, opts: o, h: h, frames: newFrameReader(stream, o.MaxFrame, &framePool), out: newOutbox(stream),
+	s := &server{stream: stream, opts: o, h: h, frames: newFrameReader(stream, o.MaxFrame, &framePool), out: &outbox{stream: stream},
 		room: room{number: o.MaxInFlight, bytes: o.MaxBytes}, running: make(map[uint64]context.CancelFunc)}
 	s.socket, _ = stream.(*socket)
+	s.out.frames = s.frames
 	s.drained.L = s.out
 	s.quick, _ = h.(Quick)
 	return s
@@ -116,10 +117,10 @@ func (s *server) greet() error {
 		return errProtocol
 	}
 	if hello.Version != Version {
-		s.send(f.id, Fail(NotSupported, "version of the client"))
+		s.send(frame{id: f.id}, Fail(NotSupported, "version of the client"))
 		return errVersion
 	}
-	s.send(f.id, &HelloReply{Version: Version, AgentPID: uint32(os.Getpid()),
+	s.send(frame{id: f.id}, &HelloReply{Version: Version, AgentPID: uint32(os.Getpid()),
 		MaxFrame: uint32(s.opts.MaxFrame), MaxInFlight: uint32(s.opts.MaxInFlight)})
 	return nil
 }
@@ -152,13 +153,13 @@ func (s *server) step(ctx context.Context) error {
 	req, deadline, err := s.parse(f.code, f.body)
 	switch {
 	case req == nil:
-		s.append(f.id, Fail(NotSupported, "request"))
+		s.append(frame{id: f.id}, Fail(NotSupported, "request"))
 	case err != nil:
-		s.append(f.id, err.(*Error))
+		s.append(frame{id: f.id}, err.(*Error))
 	case f.code == helloRequest || deadline == 0:
 		return errProtocol
 	case s.isQuick(req):
-		s.append(f.id, s.handle(ctx, req))
+		s.append(frame{id: f.id}, s.handle(ctx, req))
 	default:
 		if f.own == nil {
 			req, _, _ = s.parse(f.code, f.keep())
@@ -203,7 +204,7 @@ func (s *server) start(ctx context.Context, f frame, req Request, deadline uint3
 		return errProtocol
 	}
 	if !ok {
-		s.append(f.id, Fail(Transient, "too many requests"))
+		s.append(frame{id: f.id}, Fail(Transient, "too many requests"))
 		return nil
 	}
 	s.busy.Add(1)
@@ -214,8 +215,7 @@ func (s *server) start(ctx context.Context, f frame, req Request, deadline uint3
 		s.out.Lock()
 		delete(s.running, f.id)
 		s.out.Unlock()
-		s.send(f.id, reply)
-		s.frames.giveBack(f)
+		s.send(f, reply)
 		s.out.Lock()
 		s.room.release(size)
 		s.out.Unlock()
@@ -243,13 +243,14 @@ func (s *server) handle(ctx context.Context, req Request) (m message) {
 }
 
 // send appends a reply and sees to it that it is written.
-func (s *server) send(id uint64, m message) {
-	s.append(id, m)
+func (s *server) send(f frame, m message) {
+	s.append(f, m)
 	s.flush()
 }
 
-// append appends a reply. It waits while the client does not read what is there already.
-func (s *server) append(id uint64, m message) {
+// append appends the reply to f. It waits while the client does not read what is there already. If f has
+// memory of its own, that and the reply stay as they are until the reply was written.
+func (s *server) append(f frame, m message) {
 	var c coder
 	size, ok := c.measure(m)
 	if !ok || headerSize+size > s.opts.MaxFrame {
@@ -257,7 +258,7 @@ func (s *server) append(id uint64, m message) {
 		size, _ = c.measure(m)
 	}
 	s.out.Lock()
-	for len(s.out.buf) > s.opts.MaxBytes && !s.failed {
+	for s.out.waits() > s.opts.MaxBytes && !s.failed {
 		if !s.out.claim() {
 			s.drained.Wait()
 			continue
@@ -267,7 +268,10 @@ func (s *server) append(id uint64, m message) {
 		s.out.Lock()
 	}
 	if !s.failed {
-		s.out.buf = appendFrame(s.out.buf, &s.coder, id, 0, m, size)
+		s.out.frame(&s.coder, f.id, 0, m, size, f.own != nil)
+		if f.own != nil {
+			s.out.own = append(s.out.own, f)
+		}
 	}
 	s.out.Unlock()
 }

@@ -17,7 +17,9 @@ import (
 
 // A stream is a connection. One goroutine at a time may read from it, and one may write.
 type stream interface {
-	io.ReadWriter
+	io.Reader
+	// write writes all of b, or, without block, as much as is taken at once.
+	write(b [][]byte, block bool) (int, error)
 	// shut ends the connection, and frees whoever waits. It may be called at any time and does not wait.
 	shut()
 	// Close gives back what is left after shut.
@@ -35,6 +37,17 @@ func newStream(conn net.Conn) stream {
 
 // A waiting is a stream that cannot be asked whether it would have to wait.
 type waiting struct{ net.Conn }
+
+func (w waiting) write(b [][]byte, block bool) (n int, err error) {
+	if block {
+		for i := 0; i < len(b) && err == nil; i++ {
+			var m int
+			m, err = w.Conn.Write(b[i])
+			n += m
+		}
+	}
+	return n, err
+}
 
 func (w waiting) shut() { w.Conn.Close() }
 
@@ -57,6 +70,8 @@ const (
 	lingerTime = 100 * time.Microsecond // a wait that is not longer is short
 	busyTime   = 20 * time.Microsecond  // a look that takes longer was interrupted
 	maxShort   = 8
+
+	sendBuffer = 1 << 20 // some large frames
 )
 
 // errWait means that nothing can be read or written now.
@@ -81,11 +96,12 @@ func newSocket(conn *net.UnixConn) *socket {
 		unix.Close(fd)
 		return nil
 	}
-	conn.Close() // and fd is the only one
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer) // or as much as the system allows
+	conn.Close()                                                        // and fd is the only one
 	s.file = os.NewFile(uintptr(fd), "agent connection")
 	s.raw, _ = s.file.SyscallConn()
-	s.recv = transfer{raw: s.raw.Read, call: unix.SYS_RECVFROM, flags: unix.MSG_DONTWAIT}
-	s.send = transfer{raw: s.raw.Write, call: unix.SYS_SENDTO, flags: unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL}
+	s.recv = transfer{raw: s.raw.Read, call: unix.SYS_RECVMSG, flags: unix.MSG_DONTWAIT}
+	s.send = transfer{raw: s.raw.Write, call: unix.SYS_SENDMSG, flags: unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL}
 	s.recv.try, s.send.try = s.recv.do, s.send.do
 	s.listen(true)
 	return s
@@ -102,24 +118,19 @@ func duplicate(conn *net.UnixConn) (fd int, err error) {
 	return fd, err
 }
 
-// A transfer is recvfrom or sendto, which do not wait and so need not tell the scheduler.
+// A transfer is recvmsg or sendmsg, which do not wait and so need not tell the scheduler.
 type transfer struct {
 	raw         func(func(fd uintptr) bool) error
 	try         func(fd uintptr) bool // do
 	call, flags uintptr
-	b           []byte
+	header      unix.Msghdr
+	pieces      [16]unix.Iovec
 	n           int
 	err         error
 }
 
-func (t *transfer) run(b []byte) (int, error) {
-	if len(b) == 0 {
-		return 0, nil
-	}
-	t.b = b
-	err := t.raw(t.try)
-	t.b = nil
-	if err != nil {
+func (t *transfer) run() (int, error) {
+	if err := t.raw(t.try); err != nil {
 		return 0, err
 	}
 	return t.n, t.err
@@ -128,7 +139,7 @@ func (t *transfer) run(b []byte) (int, error) {
 // do always returns true, so that RawConn does not wait.
 func (t *transfer) do(fd uintptr) bool {
 	for {
-		n, _, e := syscall.RawSyscall6(t.call, fd, uintptr(unsafe.Pointer(&t.b[0])), uintptr(len(t.b)), t.flags, 0, 0)
+		n, _, e := syscall.RawSyscall(t.call, fd, uintptr(unsafe.Pointer(&t.header)), t.flags)
 		t.n, t.err = 0, nil
 		switch e {
 		case 0:
@@ -186,8 +197,17 @@ func yield() {
 }
 
 func (s *socket) tryRead(b []byte) (int, error) {
-	n, err := s.recv.run(b)
-	if n == 0 && err == nil && len(b) > 0 {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	t := &s.recv
+	t.pieces[0].Base = &b[0]
+	t.pieces[0].SetLen(len(b))
+	t.header.Iov = &t.pieces[0]
+	t.header.SetIovlen(1)
+	n, err := t.run()
+	t.pieces[0] = unix.Iovec{}
+	if n == 0 && err == nil || err == unix.ECONNRESET { // the peer closed it and had not read all
 		err = io.EOF
 	}
 	return n, err
@@ -207,21 +227,39 @@ func (s *socket) wait(turn func() bool) error {
 	return s.in.raw.Read(func(uintptr) bool { return turn() })
 }
 
-// Write writes all of b.
-func (s *socket) Write(b []byte) (n int, err error) {
-	for n < len(b) && err == nil {
-		var m int
-		if m, err = s.tryWrite(b[n:]); err == errWait {
-			m, err = s.waitWrite(b[n:])
-		}
-		n += m
+// write may write less than all even if it may block.
+func (s *socket) write(b [][]byte, block bool) (int, error) {
+	n, err := s.tryWrite(b)
+	switch {
+	case err != errWait:
+		return n, err
+	case block:
+		return s.waitWrite(b)
 	}
-	return n, err
+	return 0, nil
 }
 
-func (s *socket) tryWrite(b []byte) (int, error) { return s.send.run(b) }
+func (s *socket) tryWrite(b [][]byte) (int, error) {
+	t := &s.send
+	n := 0
+	for _, p := range b {
+		if len(p) == 0 {
+			continue
+		}
+		if n == len(t.pieces) {
+			break
+		}
+		t.pieces[n].Base = &p[0]
+		t.pieces[n].SetLen(len(p))
+		n++
+	}
+	t.header.Iov = &t.pieces[0]
+	t.header.SetIovlen(n)
+	defer clear(t.pieces[:n])
+	return t.run()
+}
 
-func (s *socket) waitWrite(b []byte) (n int, err error) {
+func (s *socket) waitWrite(b [][]byte) (n int, err error) {
 	s.watch(&s.out, unix.EPOLLOUT)
 	defer s.watch(&s.out, 0)
 	if e := s.out.raw.Read(func(uintptr) bool { n, err = s.tryWrite(b); return err != errWait }); e != nil {
