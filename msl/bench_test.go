@@ -23,6 +23,12 @@ import (
 	"github.com/mslkeep/mslkeep/msl"
 )
 
+func TestMain(m *testing.M) {
+	code := m.Run()
+	inproc.RemoveBinaries()
+	os.Exit(code)
+}
+
 // custodies are where the keys may be: in agents of their own, as always, or, for comparison, here.
 var custodies = []struct {
 	name  string

@@ -47,6 +47,9 @@ type Client struct {
 // last as long as the client. Nothing is read or sent before the first request.
 func NewClient(c *Config, keys ClientKeys, transport Transport, store Store) (*Client, error) {
 	scheme, err := c.ownScheme()
+	if err == nil {
+		err = c.checkKeyExchanges()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +121,9 @@ type NewServiceToken struct {
 // A Response is the peer's answer. Its Message must be closed.
 type Response struct {
 	*Message
+	// Exchanged: on the way to this answer, keys were exchanged.
+	Exchanged bool
+
 	exchange *exchange
 }
 
@@ -185,6 +191,8 @@ type exchange struct {
 	sentData      bool
 	sentNothing   bool // no data but its end, which a peer may take for a handshake (§4.9)
 
+	exchanged bool // any of them brought a master token
+
 	held      []*clientSession // new sessions whose keys the answer is read with
 	transport Exchange
 	writing   chan error // result of a body that is written in the background
@@ -209,7 +217,7 @@ func (x *exchange) run(ctx context.Context) (*Response, error) {
 			x.messageID, x.hasID = addID(m.ID, 1), true
 			x.forced = false
 		default:
-			return &Response{Message: m, exchange: x}, nil
+			return &Response{Message: m, Exchanged: x.exchanged, exchange: x}, nil
 		}
 		x.endTrip()
 	}

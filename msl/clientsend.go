@@ -244,6 +244,7 @@ func (x *exchange) receive(ctx context.Context, sent *headerData) (*Message, err
 	if m.KeyResponse != nil {
 		fresh := c.state.newer(ctx, m.KeyResponse.MasterToken, m.NewSession)
 		x.held = append(x.held, fresh)
+		x.exchanged = true
 	}
 	c.state.received(ctx, x.request.User, m.UserIDToken, m.ServiceTokens)
 	x.unlock()

@@ -78,7 +78,8 @@ type Limits struct {
 }
 
 // A KeyExchange names a key exchange scheme (§7) and its mechanism: for ASYMMETRIC_WRAPPED one of
-// JWE_RSA, JWK_RSA and JWEJS_RSA, for SYMMETRIC_WRAPPED the key id PSK.
+// JWE_RSA, JWEJS_RSA and JWK_RSA, or JWK_RSAES and RSA where the agent allows them; for SYMMETRIC_WRAPPED
+// the key id PSK.
 type KeyExchange struct {
 	Scheme, Mechanism string
 }

@@ -6,6 +6,7 @@ package msl
 import (
 	"crypto/rsa"
 	"crypto/x509"
+	"fmt"
 	"slices"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
@@ -46,6 +47,7 @@ func (r *KeyResponse) encode() []byte {
 type keyScheme struct {
 	name              string
 	selector          string                // the member of the key data that names the mechanism
+	mechanisms        []string              // that a side can ask for
 	request, response func(keyData *fields) // nil for schemes that are not built yet
 }
 
@@ -55,11 +57,22 @@ const (
 )
 
 var keySchemes = []keyScheme{
-	{schemeAsymmetricWrapped, "mechanism", checkAsymmetricRequest, checkAsymmetricResponse},
-	{schemeSymmetricWrapped, "keyid", checkSymmetricRequest, checkSymmetricResponse},
+	{schemeAsymmetricWrapped, "mechanism", []string{"JWE_RSA", "JWEJS_RSA", "JWK_RSA", "JWK_RSAES", "RSA"}, checkAsymmetricRequest, checkAsymmetricResponse},
+	{schemeSymmetricWrapped, "keyid", []string{"PSK"}, checkSymmetricRequest, checkSymmetricResponse},
 	{name: "DIFFIE_HELLMAN", selector: "parametersid"},
 	{name: "JWE_LADDER", selector: "mechanism"},
 	{name: "JWK_LADDER", selector: "mechanism"},
+}
+
+// checkKeyExchanges finds names in the configuration that mean nothing.
+func (c *Config) checkKeyExchanges() error {
+	for _, k := range c.KeyExchanges {
+		i := slices.IndexFunc(keySchemes, func(s keyScheme) bool { return s.name == k.Scheme && s.request != nil })
+		if i < 0 || !slices.Contains(keySchemes[i].mechanisms, k.Mechanism) {
+			return fmt.Errorf("msl: there is no key exchange %s/%s", k.Scheme, k.Mechanism)
+		}
+	}
+	return nil
 }
 
 // defaultKeyExchanges are those of a Config that names none.

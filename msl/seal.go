@@ -30,7 +30,7 @@ func (w *MessageWriter) start(j job) {
 		return
 	}
 	j.header, w.plainHeader = w.plainHeader, nil
-	if len(w.inFlight) == maxInFlight {
+	for len(w.inFlight) == maxInFlight || len(w.inFlight) > 0 && len(w.inFlight[0]) > 0 { // or is done
 		w.writeOldest()
 		if w.err != nil {
 			return

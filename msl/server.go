@@ -46,6 +46,9 @@ func NewServer(c *Config, keys ServerKeys, h Handler) (*Server, error) {
 	if _, err := c.ownScheme(); err != nil {
 		return nil, err
 	}
+	if err := c.checkKeyExchanges(); err != nil {
+		return nil, err
+	}
 	config := *c
 	config.Capabilities = config.capabilities().ready()
 	if config.Policy == nil {

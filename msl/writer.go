@@ -29,7 +29,8 @@ type outgoing struct {
 
 // A MessageWriter writes the application data of one message (§4.8). It gathers data into chunks and seals
 // several at a time, in order; it never holds more than a few of them. Nothing reaches the peer before the
-// first Flush, a full chunk, or Close; Flush and Close return when everything written so far was handed on.
+// first Flush, Close, or more than a full chunk: a chunk may wait until the next one is full or Flush is called.
+// Flush and Close return when everything written so far was handed on.
 // It must be closed for the message to be complete. It is not safe for concurrent use.
 type MessageWriter struct {
 	ctx    context.Context    // of the message; io.Writer gives none

@@ -325,7 +325,6 @@ func TestLarge(t *testing.T) {
 	const size, most = 64 << 20, 128 << 20
 	w := newWorld(t)
 	// How much garbage may pile up is for the commands to choose. The question here is how much lives.
-	w.env = []string{"GOGC=200"}
 	s := w.serve()
 	data := make([]byte, size)
 	rand.Read(data)

@@ -297,7 +297,7 @@ func (s *sender) message(ctx context.Context, f *sendFlags, r *msl.Request, w io
 	}
 	return &report{
 		Bytes: n, Encrypted: answer.Encrypted, IntegrityProtected: answer.IntegrityProtected,
-		MasterToken: answer.MasterToken != nil, KeyExchange: answer.KeyResponse != nil,
+		MasterToken: answer.MasterToken != nil, KeyExchange: answer.Exchanged,
 		UserIDToken: answer.UserIDToken != nil, ServiceTokens: len(answer.ServiceTokens),
 		Milliseconds: float64(time.Since(start).Microseconds()) / 1000, AgentPID: s.keys.PID(),
 	}, nil

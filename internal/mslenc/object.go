@@ -48,7 +48,7 @@ func ParseLimited(b []byte, l Limits) (Object, error) {
 
 // parse scans the object or array at the start of b.
 func parse(b []byte, l Limits) (raw []byte, members []entry, err error) {
-	s := scanner{limits: l, entries: make([]entry, 0, min(8, len(b)/8+1))}
+	s := scanner{limits: l, entries: make([]entry, 0, min(12, len(b)/8+1))}
 	complete, err := s.scan(b)
 	if err == nil && !complete {
 		err = syntaxError("no end")

@@ -22,6 +22,7 @@ var agentBinary = sync.OnceValues(func() (b [2]string, err error) {
 	if err != nil {
 		return b, err
 	}
+	built.dir = dir
 	b[0] = filepath.Join(dir, "mslkeep-agent")
 	build := exec.Command("go", "build", "-o", b[0], "github.com/mslkeep/mslkeep/cmd/mslkeep-agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -33,6 +34,16 @@ var agentBinary = sync.OnceValues(func() (b [2]string, err error) {
 	b[1] = hex.EncodeToString(sum[:])
 	return b, err
 })
+
+// RemoveBinaries removes what AgentBinary has built, when all tests are done.
+func RemoveBinaries() {
+	if built.dir != "" {
+		os.RemoveAll(built.dir)
+	}
+}
+
+// built is where the agent is, if it was built.
+var built struct{ dir string }
 
 // AgentBinary returns the path of an mslkeep-agent built from this tree, and its SHA-256.
 func AgentBinary(t testing.TB) (path, sum string) {
