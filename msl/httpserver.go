@@ -84,6 +84,7 @@ func (h *httpResponse) keep(p []byte) error {
 		return nil
 	}
 	_, err := h.Write(p)
+	recycle(p)
 	return err
 }
 
@@ -101,6 +102,7 @@ func (h *httpResponse) finish() error {
 		return nil
 	}
 	_, err := h.w.Write(h.buf)
+	recycle(h.buf)
 	h.buf = nil
 	return err
 }

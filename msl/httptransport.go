@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 // maxBuffered is how many bytes of a message an HTTP side keeps back before it starts to stream.
@@ -43,7 +44,8 @@ type httpExchange struct {
 	url    string
 	client *http.Client
 
-	buf []byte
+	buf  []byte
+	sent *sentBody // buf as net/http reads it; nil while streaming
 
 	mu     sync.Mutex         // guards these
 	pipe   *io.PipeWriter     // once streaming
@@ -75,6 +77,7 @@ func (x *httpExchange) keep(p []byte) error {
 		return nil
 	}
 	_, err := x.Write(p)
+	recycle(p)
 	return err
 }
 
@@ -109,8 +112,22 @@ func (x *httpExchange) CloseWrite() error {
 	if err := x.begin(nil, nil); err != nil {
 		return err
 	}
-	x.post(x.ctx, bytes.NewReader(x.buf))
+	x.sent = new(sentBody)
+	x.sent.Reset(x.buf)
+	x.post(x.ctx, x.sent)
 	return x.err
+}
+
+// A sentBody knows when net/http is done with it, which may be after the answer.
+type sentBody struct {
+	bytes.Reader
+	done  atomic.Bool
+	again atomic.Bool // it was sent on another connection, too
+}
+
+func (b *sentBody) Close() error {
+	b.done.Store(true)
+	return nil
 }
 
 // begin must come before post, which is called once.
@@ -146,6 +163,13 @@ func (x *httpExchange) post(ctx context.Context, body io.Reader) {
 	if err != nil {
 		x.err = err
 		return
+	}
+	if x.sent != nil {
+		req.ContentLength = int64(len(x.buf))
+		req.GetBody = func() (io.ReadCloser, error) {
+			x.sent.again.Store(true)
+			return io.NopCloser(bytes.NewReader(x.buf)), nil
+		}
 	}
 	req.Header["Content-Type"] = contentType
 	resp, err := x.client.Do(req)
@@ -209,6 +233,10 @@ func (x *httpExchange) Close() error {
 		bodies.Put(x.memory)
 		x.memory = nil
 	}
+	if x.sent != nil && x.sent.done.Load() && !x.sent.again.Load() {
+		recycle(x.buf)
+		x.sent = nil
+	}
 	return x.resp.Body.Close()
 }
 
@@ -216,6 +244,13 @@ var errExchangeClosed = errors.New("msl: exchange closed")
 
 // bodies are memory for small messages. What is in it came from the network or goes there.
 var bodies = sync.Pool{New: func() any { b := make([]byte, 8<<10); return &b }}
+
+// recycle gives back memory of a message that nobody uses any more.
+func recycle(b []byte) {
+	if cap(b) <= maxBuffered {
+		bodies.Put(&b)
+	}
+}
 
 // resized returns n bytes of *b, which it replaces if it is too small.
 func resized(b *[]byte, n int) []byte {

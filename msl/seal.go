@@ -75,6 +75,7 @@ func give(w io.Writer, p []byte) error {
 		return k.keep(p)
 	}
 	_, err := w.Write(p)
+	recycle(p)
 	return err
 }
 
@@ -116,7 +117,12 @@ func (w *MessageWriter) encode(parts []Part, header bool) []byte {
 	for _, p := range parts {
 		size += chunkSize(p)
 	}
-	encoded := make([]byte, 0, size)
+	var encoded []byte
+	if size <= maxBuffered {
+		encoded = resized(bodies.Get().(*[]byte), size)[:0]
+	} else {
+		encoded = make([]byte, 0, size)
+	}
 	if header {
 		encoded = outer.append(encoded)
 	}
