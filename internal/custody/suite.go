@@ -59,13 +59,36 @@ var scratch = sync.Pool{New: func() any { return new([]byte) }}
 
 const maxScratch = 1 << 20
 
-// seal returns an envelope and its signature, which share one allocation.
+// envelopes holds memory of large parts that were sealed and sent.
+var envelopes sync.Pool
+
+// largePart is the size in bytes from which on memory is used again. What is newly allocated is in no cache.
+const largePart = 16 << 10
+
+// Reuse takes the memory of sealed parts.
+func (p *Peer) Reuse(reply wire.Reply) {
+	r, ok := reply.(*wire.SealReply)
+	if !ok {
+		return
+	}
+	for _, part := range r.Parts {
+		if n := cap(part.Data); n >= largePart && n <= maxScratch {
+			envelopes.Put(&part.Data)
+		}
+	}
+}
+
+// seal returns an envelope and its signature, which share one allocation if they are small.
 func (s *suite) seal(ctx context.Context, plain []byte) (wire.Part, error) {
 	env, err := s.encrypt(ctx, plain)
 	if err != nil {
 		return wire.Part{}, err
 	}
 	n := len(env)
+	if n >= largePart {
+		signature, err := s.sign(ctx, nil, env)
+		return wire.Part{Data: env, Signature: signature}, err
+	}
 	all, err := s.sign(ctx, env, env)
 	if err != nil {
 		return wire.Part{}, err
@@ -100,13 +123,23 @@ func (s *suite) encryptWith(ctx context.Context, iv, plain []byte) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	env := make([]byte, 0, envelopeSize(s.label, len(ciphertext))+macSize)
+	env := memory(envelopeSize(s.label, len(ciphertext)) + macSize)
 	env = appendEnvelope(env, s.label, iv, ciphertext)
 	if cap(ciphertext) <= maxScratch {
 		*buf = ciphertext
 		scratch.Put(buf)
 	}
 	return env, nil
+}
+
+// memory returns an empty slice that n bytes can be appended to.
+func memory(n int) []byte {
+	if n >= largePart {
+		if b, ok := envelopes.Get().(*[]byte); ok && cap(*b) >= n {
+			return (*b)[:0]
+		}
+	}
+	return make([]byte, 0, n)
 }
 
 // decrypt opens an envelope of version 1 (§2.4). The caller has verified it.

@@ -15,7 +15,7 @@ type outbox struct {
 
 	// Of the flusher alone.
 	stream stream
-	frames *frameReader // gets back the memory of frames; may be nil
+	done   func(answer) // called with each answer that was written; nil for a client
 	now    batch        // being written
 	pieces [][]byte     // the memory of left
 	left   [][]byte     // what is left of it
@@ -23,10 +23,16 @@ type outbox struct {
 
 // A batch is frames that are written together. Large fields stay where they are.
 type batch struct {
-	buf  []byte  // all but refs
-	refs []ref   // in order
-	size int     // bytes of refs
-	own  []frame // whose memory refs may be in
+	buf  []byte   // all but refs
+	refs []ref    // in order
+	size int      // bytes of refs
+	own  []answer // whose memory refs may be in
+}
+
+// An answer is a request and the reply to it.
+type answer struct {
+	req   frame
+	reply message
 }
 
 // A ref is bytes that belong before buf[at:].
@@ -112,8 +118,8 @@ func (o *outbox) keep() {
 
 // next takes what was appended as the next batch. If there is nothing, the caller is the flusher no more.
 func (o *outbox) next() bool {
-	for _, f := range o.now.own {
-		o.frames.giveBack(f)
+	for _, a := range o.now.own {
+		o.done(a)
 	}
 	o.Lock()
 	defer o.Unlock()

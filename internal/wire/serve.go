@@ -35,12 +35,20 @@ type Quick interface {
 	Quick(req Request) bool
 }
 
+// A Reuser is a Handler that uses the memory of large replies again. Reuse may be called, once, with a
+// reply that Handle has returned, when it was written and nothing refers to it any more.
+type Reuser interface {
+	Handler
+	Reuse(reply Reply)
+}
+
 // A server is one connection that is served.
 type server struct {
 	stream stream
 	opts   Options
 	h      Handler
-	quick  Quick // h, or nil
+	quick  Quick  // h, or nil
+	reuser Reuser // h, or nil
 	frames *frameReader
 	socket *socket      // stream, or nil
 	batch  int          // frames that were read together
@@ -71,7 +79,8 @@ func newServer(conn net.Conn, h Handler, o Options) *server {
 	s := &server{stream: stream, opts: o, h: h, frames: newFrameReader(stream, o.MaxFrame, &framePool), out: &outbox{stream: stream},
 		room: room{number: o.MaxInFlight, bytes: o.MaxBytes}, running: make(map[uint64]context.CancelFunc)}
 	s.socket, _ = stream.(*socket)
-	s.out.frames = s.frames
+	s.out.done = s.done
+	s.reuser, _ = h.(Reuser)
 	s.drained.L = s.out
 	s.quick, _ = h.(Quick)
 	return s
@@ -94,6 +103,14 @@ func (s *server) serve(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// done gives back the memory of what was answered.
+func (s *server) done(a answer) {
+	s.frames.giveBack(a.req)
+	if reply, ok := a.reply.(Reply); ok && s.reuser != nil {
+		s.reuser.Reuse(reply)
+	}
 }
 
 // close ends the connection, and frees whoever waits for it.
@@ -270,7 +287,7 @@ func (s *server) append(f frame, m message) {
 	if !s.failed {
 		s.out.frame(&s.coder, f.id, 0, m, size, f.own != nil)
 		if f.own != nil {
-			s.out.own = append(s.out.own, f)
+			s.out.own = append(s.out.own, answer{f, m})
 		}
 	}
 	s.out.Unlock()
