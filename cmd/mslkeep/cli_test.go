@@ -85,7 +85,7 @@ func TestRefusals(t *testing.T) {
 		{"an unknown command", nil, "fly", exitUsage, []string{"fly"}},
 		{"a bad hash of a password", func(w *world) { w.edit("server/serve.toml", "$argon2id$", "$bcrypt$") },
 			"serve --config DIR/server/serve.toml", exitConfig, []string{"ada@example.com", "mslkeep password"}},
-		{"an unknown key exchange", nil, "send --config DIR/device-1/send.toml --url http://127.0.0.1:1/ --key-exchange X/Y hello", exitFailure, []string{"not supported"}},
+		{"an unknown key exchange", nil, "send --config DIR/device-1/send.toml --url http://127.0.0.1:1/ --key-exchange X/Y hello", exitConfig, []string{"X/Y"}},
 		{"a key exchange without mechanism", nil, "send --config DIR/device-1/send.toml --url http://127.0.0.1:1/ --key-exchange PSK hello", exitConfig, []string{"SCHEME/MECHANISM"}},
 		{"nobody at the URL", nil, "send --config DIR/device-1/send.toml --url http://127.0.0.1:1/ hello", exitFailure, []string{"127.0.0.1:1"}},
 		{"no URL", nil, "send --config DIR/device-1/send.toml hello", exitConfig, []string{"--url"}},
