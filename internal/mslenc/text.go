@@ -121,7 +121,7 @@ func escapeLen(b []byte) (int, verdict) {
 	return 12, v
 }
 
-// hexUnit returns the UTF-16 unit of the \uXXXX at the start of b.
+// hexUnit returns the UTF-16 unit of the \uHHHH at the start of b.
 func hexUnit(b []byte) (r rune, v verdict) {
 	for i := 2; i < 6; i++ {
 		if i >= len(b) {
