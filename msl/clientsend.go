@@ -242,7 +242,7 @@ func (x *exchange) receive(ctx context.Context, sent *headerData) (*Message, err
 		return m, nil
 	}
 	if m.KeyResponse != nil {
-		fresh := c.state.newer(ctx, m.KeyResponse.MasterToken, m.NewSession)
+		fresh := c.state.newer(ctx, x.token(), m.KeyResponse.MasterToken, m.NewSession)
 		x.held = append(x.held, fresh)
 		x.exchanged = true
 	}

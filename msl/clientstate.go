@@ -210,12 +210,16 @@ func (c *clientState) snapshot(ctx context.Context, user string) (snapshot, erro
 	return s, nil
 }
 
-// newer takes over the master token of a key exchange, unless a newer one is there already.
-func (c *clientState) newer(ctx context.Context, t *MasterToken, context CryptoContext) *clientSession {
+// newer takes over the master token of a key exchange, unless a newer one is there already. renewed is the
+// token of the message that brought it, or nil: the renewal of a token that was given up meanwhile comes too late, and
+// how far its non-replayable ids had come is forgotten.
+func (c *clientState) newer(ctx context.Context, renewed, t *MasterToken, context CryptoContext) *clientSession {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := (&clientSession{token: t, context: context}).acquire()
-	if c.token != nil && c.token.SerialNumber == t.SerialNumber && !t.NewerThan(c.token) {
+	same := c.token != nil && c.token.SerialNumber == t.SerialNumber
+	gone := renewed != nil && (c.token == nil || c.token.SerialNumber != renewed.SerialNumber)
+	if gone || same && !t.NewerThan(c.token) {
 		return s
 	}
 	if c.token != nil && c.token.SerialNumber != t.SerialNumber {

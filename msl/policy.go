@@ -45,6 +45,7 @@ type replayKey struct {
 
 type replayState struct {
 	largest    int64
+	since      time.Time // when the first token of this state was issued: what was accepted before is unknown
 	expiration int64
 	seen       [replayWindow / 64]uint64 // a ring, one bit an id
 }
@@ -82,15 +83,18 @@ func (p *MemoryPolicy) NonReplayable(_ context.Context, identity string, t *Mast
 	p.dropExpired(now)
 	key := replayKey{identity, t.SerialNumber}
 	s := p.ids[key]
+	issued := time.Unix(t.RenewalWindow, 0).Add(-p.renewal)
+	if s != nil && issued.Before(s.since) {
+		return MessageReplayedUnrecoverable, nil
+	}
 	if s == nil {
-		issued := time.Unix(t.RenewalWindow, 0).Add(-p.renewal)
 		if !issued.After(p.start.Add(-time.Second)) || t.Expiration <= now.Unix() {
 			return MessageReplayedUnrecoverable, nil
 		}
 		if len(p.ids) >= replayEntries {
 			return 0, errors.New("msl: too many master tokens with non-replayable ids")
 		}
-		s = &replayState{}
+		s = &replayState{since: issued}
 		s.mark(0) // before the first message the largest accepted id counts as 0
 		p.ids[key] = s
 	}

@@ -111,6 +111,10 @@ func TestPolicyForgetsNothing(t *testing.T) {
 	}
 	old := now
 	now = now.Add(25 * time.Hour)
+	renewed := &MasterToken{SerialNumber: old.Unix(), RenewalWindow: now.Add(c.masterTokenRenewal()).Unix(), Expiration: now.Add(c.masterTokenLifetime()).Unix()}
+	if got, _ := p.NonReplayable(context.Background(), "e", renewed, 2); got != 0 {
+		t.Errorf("its successor: %d", got)
+	}
 	if got := judge(old); got != MessageReplayedUnrecoverable {
 		t.Errorf("the same message when the token has expired and its state is gone: %d", got)
 	}
