@@ -316,6 +316,20 @@ func TestTamperExchange(t *testing.T) {
 			t.Errorf("byte %d of the request (%q to %q) was changed and nobody noticed", i, request[i], changed[i])
 		}
 	}
+	length := 1
+	for i := 0; i < length; i++ {
+		w.mangle = func(_ int, answer []byte) []byte {
+			length = len(answer)
+			changed := bytes.Clone(answer)
+			changed[min(i, len(answer)-1)] ^= 1
+			return changed
+		}
+		if got, _, err := say(client, msl.Request{}, "hello"); err == nil {
+			t.Errorf("byte %d of the answer was changed and the client heard %q", i, got)
+		}
+	}
+	w.mangle = nil
+	w.mustSay(client, msl.Request{}, "afterwards")
 }
 
 // sameButSpace reports whether a change is one that the encoding does not see: of a member name that is
