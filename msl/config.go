@@ -15,6 +15,11 @@ type Config struct {
 	// Entity is this side's own entity authentication data (§5). It is required. Its keys are in custody.
 	Entity EntityAuthData
 
+	// PeerToPeer makes this side a party of a peer-to-peer network (§8.14): both sides issue tokens, and carry
+	// those of the other. All parties of a network must agree. A party that sends and one that answers need
+	// custody for both, as *agent.Client is, and a transport whose connections carry many messages.
+	PeerToPeer bool
+
 	// EntitySchemes are the schemes that remote entities may use. Nil means every scheme that
 	// authenticates: all but NONE, which must be named.
 	EntitySchemes []string

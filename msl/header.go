@@ -24,6 +24,12 @@ type headerData struct {
 	UserAuth        *UserAuthData
 	UserIDToken     *UserIDToken
 	ServiceTokens   []*ServiceToken
+
+	// Of a peer-to-peer network (§8.14): what the receiver should show next time.
+	PeerToPeer        bool
+	PeerMasterToken   *MasterToken
+	PeerUserIDToken   *UserIDToken
+	PeerServiceTokens []*ServiceToken
 }
 
 // encode returns the encoding of the header data. withToken says that a master token identifies the sender.
@@ -56,10 +62,27 @@ func (h *headerData) encode(withToken bool) []byte {
 		b.Object("useridtoken", h.UserIDToken.Encoding())
 	}
 	if len(h.ServiceTokens) > 0 {
-		b.Objects("servicetokens", encodeAll(h.ServiceTokens, func(t *ServiceToken) []byte { return t.Encoding() }))
+		b.Objects("servicetokens", encodeAll(h.ServiceTokens, (*ServiceToken).encode))
+	}
+	if h.PeerToPeer {
+		h.encodePeer(&b)
 	}
 	return b.Bytes()
 }
+
+func (h *headerData) encodePeer(b *mslenc.Builder) {
+	if h.PeerMasterToken != nil {
+		b.Object("peermastertoken", h.PeerMasterToken.Encoding())
+	}
+	if h.PeerUserIDToken != nil {
+		b.Object("peeruseridtoken", h.PeerUserIDToken.Encoding())
+	}
+	if len(h.PeerServiceTokens) > 0 {
+		b.Objects("peerservicetokens", encodeAll(h.PeerServiceTokens, (*ServiceToken).encode))
+	}
+}
+
+func (t *ServiceToken) encode() []byte { return t.Encoding() }
 
 func encodeAll[T any](items []T, encode func(T) []byte) [][]byte {
 	all := make([][]byte, len(items))
@@ -71,30 +94,51 @@ func encodeAll[T any](items []T, encode func(T) []byte) [][]byte {
 
 // newHeaderData returns the header data that every message has.
 func newHeaderData(cfg *Config, now time.Time, messageID int64) *headerData {
-	return &headerData{Timestamp: now.Unix(), MessageID: messageID, NonReplayableID: -1, Capabilities: cfg.capabilities()}
+	return &headerData{Timestamp: now.Unix(), MessageID: messageID, NonReplayableID: -1, Capabilities: cfg.capabilities(), PeerToPeer: cfg.PeerToPeer}
 }
 
-// verifier returns the master token to which the tokens in the header must be bound (§4.4).
-func (h *headerData) verifier(m *MasterToken) *MasterToken {
-	if h.KeyResponse != nil {
-		return h.KeyResponse.MasterToken
+// verifiers returns the master tokens to which a header's tokens and its peer tokens must be bound (§4.4).
+func verifiers(peerToPeer bool, m, peer *MasterToken, r *KeyResponse) (primary, ofPeer *MasterToken) {
+	switch {
+	case r == nil:
+		return m, peer
+	case peerToPeer:
+		return m, r.MasterToken
 	}
+	return r.MasterToken, nil
+}
+
+// verifier returns the master token to which the tokens in the header must be bound; m is the sender's.
+func (h *headerData) verifier(m *MasterToken) *MasterToken {
+	m, _ = verifiers(h.PeerToPeer, m, nil, h.KeyResponse)
 	return m
+}
+
+// peerVerifier returns the master token to which the peer tokens must be bound.
+func (h *headerData) peerVerifier() *MasterToken {
+	_, peer := verifiers(h.PeerToPeer, nil, h.PeerMasterToken, h.KeyResponse)
+	return peer
 }
 
 // checkBindings makes sure that no header goes out whose tokens do not belong together (§4.3).
 func (h *headerData) checkBindings(m *MasterToken) error {
-	m = h.verifier(m)
-	if h.UserIDToken != nil && !h.UserIDToken.BoundTo(m) {
-		return fail(UserIDTokenMasterTokenMismatch, "message header", nil)
-	}
-	for _, t := range h.ServiceTokens {
-		if err := t.checkBinding(m, h.UserIDToken); err != nil {
-			return err
-		}
-	}
 	if h.NonReplayableID >= 0 && m == nil {
 		return fail(NonReplayableMessageRequiresMasterToken, "message header", nil)
+	}
+	if err := checkBound(h.verifier(m), h.UserIDToken, h.ServiceTokens); err != nil {
+		return err
+	}
+	return checkBound(h.peerVerifier(), h.PeerUserIDToken, h.PeerServiceTokens)
+}
+
+func checkBound(m *MasterToken, u *UserIDToken, services []*ServiceToken) error {
+	if u != nil && !u.BoundTo(m) {
+		return fail(UserIDTokenMasterTokenMismatch, "message header", nil)
+	}
+	for _, t := range services {
+		if err := t.checkBinding(m, u); err != nil {
+			return err
+		}
 	}
 	return nil
 }

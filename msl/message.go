@@ -38,6 +38,12 @@ type Message struct {
 	UserIDToken     *UserIDToken
 	ServiceTokens   []*ServiceToken
 
+	// In a peer-to-peer network: what the peer wants this side to show next time (§8.14). The peer has issued
+	// the tokens; they are not verified.
+	PeerMasterToken   *MasterToken
+	PeerUserIDToken   *UserIDToken
+	PeerServiceTokens []*ServiceToken
+
 	// Encrypted and IntegrityProtected tell what protects the application data.
 	Encrypted, IntegrityProtected bool
 
@@ -52,6 +58,8 @@ type Message struct {
 	payloads  CryptoContext // that payloads are opened with
 	handshake bool
 	bare      bool // may end without any chunk (§8.6)
+
+	peerToPeer bool
 
 	plain  [][]byte // opened payloads that were not looked at yet
 	failed error    // what comes after them

@@ -46,7 +46,7 @@ func (o *opener) open(ctx context.Context, d *mslenc.Decoder) (*Message, error) 
 	}
 	m := &Message{
 		Entity: head.entity, MasterToken: head.master, Timestamp: -1, NonReplayableID: -1,
-		ctx: ctx, decoder: d, limits: limits, next: 1, bare: o.answersHandshake,
+		ctx: ctx, decoder: d, limits: limits, next: 1, bare: o.answersHandshake, peerToPeer: o.cfg.PeerToPeer,
 	}
 	if o.cfg.RemoteIdentity != "" && head.master == nil && head.entity.identity != o.cfg.RemoteIdentity {
 		return nil, fail(MessageSenderMismatch, "header", nil)
@@ -60,6 +60,9 @@ func (o *opener) open(ctx context.Context, d *mslenc.Decoder) (*Message, error) 
 	headerData, err := o.openHeader(ctx, m, head.part)
 	if err != nil {
 		return nil, err
+	}
+	if o.cfg.PeerToPeer && o.cfg.RemoteIdentity != "" && m.Identity() != o.cfg.RemoteIdentity {
+		return nil, fail(MessageSenderMismatch, "header", nil)
 	}
 	if err := o.readHeader(ctx, m, headerData); err != nil {
 		return nil, withID(err, m.ID)
@@ -95,7 +98,7 @@ func (o *opener) openError(ctx context.Context, m *Message, part Part) error {
 func (o *opener) openHeader(ctx context.Context, m *Message, part Part) ([]byte, error) {
 	parts := []Part{part}
 	var later error
-	if len(o.requests) == 0 { // else payloads may be under the keys of a key response
+	if len(o.requests) == 0 || m.peerToPeer { // else payloads may be under the keys of a key response
 		parts, later = readAhead(m.decoder, parts, m.limits.Payload)
 	}
 	var plain [][]byte
@@ -159,8 +162,10 @@ func (o *opener) finishExchange(ctx context.Context, m *Message) error {
 		}
 		session, cause := p.pending.Finish(ctx, r.KeyData, r.MasterToken.Token, o.cfg.Entity.identity, r.MasterToken.SequenceNumber)
 		if cause == nil {
-			m.NewSession, m.payloads = session, session
-			m.plain, m.failed = nil, nil // opened under other keys, if there were any
+			m.NewSession = session
+			if !m.peerToPeer { // else payloads stay under the header's keys (§4.7)
+				m.payloads, m.plain, m.failed = session, nil, nil
+			}
 			return nil
 		}
 		err = custodyError(cause, KeyxResponseRequestMismatch, "key response data")

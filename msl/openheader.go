@@ -41,12 +41,18 @@ func (o *opener) readHeader(ctx context.Context, m *Message, headerData []byte) 
 	if err := readRest(m, &f, o.cache); err != nil {
 		return err
 	}
+	if m.peerToPeer {
+		if err := o.readPeerTokens(ctx, m, &f); err != nil {
+			return err
+		}
+	}
 	return o.checkHeader(ctx, m)
 }
 
-// setProtection notes what protects header and payloads (§4.9, queries).
+// setProtection notes what protects header and payloads (§4.9, queries). Between peers a key response does
+// not protect the payloads of its message (§4.7).
 func (o *opener) setProtection(m *Message) {
-	if m.MasterToken != nil || m.KeyResponse != nil {
+	if m.MasterToken != nil || m.KeyResponse != nil && !m.peerToPeer {
 		m.Encrypted, m.IntegrityProtected = true, true
 		return
 	}
@@ -66,10 +72,8 @@ func (m *Message) headerEncrypted() bool {
 
 // verifier returns the master token that the tokens in the header must be bound to (§4.4).
 func (m *Message) verifier() *MasterToken {
-	if m.KeyResponse != nil {
-		return m.KeyResponse.MasterToken
-	}
-	return m.MasterToken
+	primary, _ := verifiers(m.peerToPeer, m.MasterToken, nil, m.KeyResponse)
+	return primary
 }
 
 // readTokens reads the user ID token, the user authentication data and the service tokens.
@@ -89,20 +93,53 @@ func (o *opener) readTokens(ctx context.Context, m *Message, f *fields) error {
 		}
 		m.User, m.UserAuth = user, true
 	}
-	for _, object := range f.objects("servicetokens", m.limits.Tokens) {
+	var err error
+	m.ServiceTokens, err = o.readServiceTokens(ctx, f.objects("servicetokens", m.limits.Tokens), m.verifier(), m.UserIDToken)
+	if err != nil {
+		return err
+	}
+	return f.err
+}
+
+func (o *opener) readServiceTokens(ctx context.Context, objects []mslenc.Object, m *MasterToken, u *UserIDToken) (tokens []*ServiceToken, err error) {
+	for _, object := range objects {
 		t, err := parseServiceToken(fields{obj: object, what: "service token", code: MSLParseError})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := openServiceToken(ctx, o.cfg, o.services, t); err != nil {
+			return nil, err
+		}
+		if err := t.checkBinding(m, u); err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(tokens, t.same) { // of equal tokens, the first counts
+			tokens = append(tokens, t)
+		}
+	}
+	return tokens, nil
+}
+
+// readPeerTokens reads what the peer wants this side to show next time (§8.14). The peer has issued it, so
+// there is nothing to open but service tokens.
+func (o *opener) readPeerTokens(ctx context.Context, m *Message, f *fields) (err error) {
+	if f.has("peermastertoken") {
+		if m.PeerMasterToken, err = o.cache.parse(f.object("peermastertoken", "peer master token")); err != nil {
 			return err
 		}
-		if err := t.checkBinding(m.verifier(), m.UserIDToken); err != nil {
+	}
+	_, verifier := verifiers(true, nil, m.PeerMasterToken, m.KeyResponse)
+	if f.has("peeruseridtoken") {
+		if m.PeerUserIDToken, err = parseUserIDToken(f.object("peeruseridtoken", "peer user ID token")); err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(m.ServiceTokens, t.same) { // of equal tokens, the first counts
-			m.ServiceTokens = append(m.ServiceTokens, t)
+		if !m.PeerUserIDToken.BoundTo(verifier) {
+			return fail(UserIDTokenMasterTokenMismatch, "peer user ID token", nil)
 		}
+	}
+	m.PeerServiceTokens, err = o.readServiceTokens(ctx, f.objects("peerservicetokens", m.limits.Tokens), verifier, m.PeerUserIDToken)
+	if err != nil {
+		return err
 	}
 	return f.err
 }
