@@ -133,7 +133,7 @@ func TestDevice(t *testing.T) {
 	f := newFake()
 	c := New(wire.Direct{Handler: f})
 	ctx := t.Context()
-	p, err := c.BeginExchange(ctx, "ASYMMETRIC_WRAPPED", "JWE_RSA", "device")
+	p, err := c.BeginExchange(ctx, "ASYMMETRIC_WRAPPED", "JWE_RSA", "device", nil)
 	if err != nil || string(p.KeyData()) != "request" {
 		t.Fatal(p, err)
 	}
@@ -233,7 +233,7 @@ func TestStaleHandles(t *testing.T) {
 	seals(t, issued.Session)
 
 	// A session that was never sealed is lost.
-	p, err := c.BeginExchange(ctx, "", "", "")
+	p, err := c.BeginExchange(ctx, "", "", "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,10 +95,23 @@ func (c *Client) release(h wire.Handle) {
 }
 
 // BeginExchange is as [msl.KeyExchanger] wants it.
-func (c *Client) BeginExchange(ctx context.Context, scheme, mechanism, identity string) (msl.PendingExchange, error) {
+func (c *Client) BeginExchange(ctx context.Context, scheme, mechanism, identity string, previous msl.CryptoContext) (msl.PendingExchange, error) {
+	const op = "begin key exchange"
+	req := &wire.BeginExchangeRequest{Scheme: scheme, Mechanism: mechanism, Identity: identity}
 	var reply wire.BeginExchangeReply
-	err := c.call(ctx, "begin key exchange",
-		&wire.BeginExchangeRequest{Scheme: scheme, Mechanism: mechanism, Identity: identity}, &reply)
+	var err error
+	if previous == nil {
+		err = c.call(ctx, op, req, &reply)
+	} else {
+		k, ok := c.own(previous)
+		if !ok {
+			return nil, foreign(op)
+		}
+		err = k.with(ctx, op, func(h wire.Handle) error {
+			req.Session, reply = h, wire.BeginExchangeReply{}
+			return c.caller.Call(ctx, req, &reply)
+		})
+	}
 	if err != nil {
 		return nil, err
 	}

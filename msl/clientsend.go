@@ -136,7 +136,17 @@ func (x *exchange) begin(ctx context.Context) error {
 	}
 	c := x.client
 	for _, k := range c.config.keyExchanges() {
-		p, err := c.keys.BeginExchange(ctx, k.Scheme, k.Mechanism, c.config.Entity.Identity())
+		var previous CryptoContext
+		if k.continues() {
+			if x.session == nil {
+				continue
+			}
+			previous = x.session.context
+		}
+		p, err := c.keys.BeginExchange(ctx, k.Scheme, k.Mechanism, c.config.Entity.Identity(), previous)
+		if previous != nil && numberOf(err) == int(KeyxWrappingKeyMissing)-codeBase {
+			continue // the session came from another kind of exchange
+		}
 		if err != nil {
 			return custodyError(err, InternalException, "key request")
 		}

@@ -112,7 +112,10 @@ type EntityKeys interface {
 
 // A KeyExchanger starts key exchanges as the device does it (§7).
 type KeyExchanger interface {
-	BeginExchange(ctx context.Context, scheme, mechanism, identity string) (PendingExchange, error)
+	// BeginExchange makes a key request. previous is for the mechanism WRAP of the ladders: the session of the
+	// exchange that this one builds on, whose wrapping key stays in custody with it. If it came from no
+	// such exchange, the error is a [Failure] with the number of KEYX_WRAPPING_KEY_MISSING. Else it is nil.
+	BeginExchange(ctx context.Context, scheme, mechanism, identity string, previous CryptoContext) (PendingExchange, error)
 }
 
 // A PendingExchange is a key request that was, or will be, sent.

@@ -49,7 +49,7 @@ func (c *Config) keyExchanges() []KeyExchange {
 	if c.KeyExchanges != nil {
 		return c.KeyExchanges
 	}
-	return defaultKeyExchanges(c.Entity.Scheme == schemePSK)
+	return defaultKeyExchanges(c.Entity.preShared())
 }
 
 // serverKeyExchanges returns those that a server answers: with pre-shared keys whatever it uses itself.
@@ -57,7 +57,7 @@ func (c *Config) serverKeyExchanges() []KeyExchange {
 	if c.KeyExchanges != nil {
 		return c.KeyExchanges
 	}
-	return defaultKeyExchanges(true)
+	return acceptedKeyExchanges()
 }
 
 func (c *Config) acceptsExchange(scheme string) bool {

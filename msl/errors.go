@@ -170,6 +170,15 @@ func failureOf(err error) Failure {
 	return 0
 }
 
+// numberOf returns the number of the protocol error that custody names, or -1.
+func numberOf(err error) int {
+	if f, ok := errors.AsType[FailureError](err); ok {
+		_, number := f.Failure()
+		return number
+	}
+	return -1
+}
+
 // notVerified is the failure of the contexts that live in this package.
 type notVerified struct{ op string }
 

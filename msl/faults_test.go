@@ -80,11 +80,14 @@ func (k *faultyKeys) EntityContext(ctx context.Context, scheme, identity, keyID 
 	return k.wrap(k.ClientKeys.EntityContext(ctx, scheme, identity, keyID))
 }
 
-func (k *faultyKeys) BeginExchange(ctx context.Context, scheme, mechanism, identity string) (msl.PendingExchange, error) {
+func (k *faultyKeys) BeginExchange(ctx context.Context, scheme, mechanism, identity string, previous msl.CryptoContext) (msl.PendingExchange, error) {
 	if err := k.f.call(); err != nil {
 		return nil, err
 	}
-	p, err := k.ClientKeys.BeginExchange(ctx, scheme, mechanism, identity)
+	if c, ok := previous.(*faultyContext); ok {
+		previous = c.CryptoContext
+	}
+	p, err := k.ClientKeys.BeginExchange(ctx, scheme, mechanism, identity, previous)
 	if err != nil {
 		return nil, err
 	}

@@ -46,36 +46,48 @@ func (r *KeyResponse) encode() []byte {
 // asked. Adding one is a row in keySchemes with its two functions, and the exchange itself in custody.
 type keyScheme struct {
 	name              string
-	selector          string                // the member of the key data that names the mechanism
-	mechanisms        []string              // that a side can ask for
-	request, response func(keyData *fields) // nil for schemes that are not built yet
+	selector          string   // the member of the key data that names the mechanism
+	mechanisms        []string // that a side can ask for; nil: any name
+	request, response func(keyData *fields)
 }
 
 const (
 	schemeAsymmetricWrapped = "ASYMMETRIC_WRAPPED"
 	schemeSymmetricWrapped  = "SYMMETRIC_WRAPPED"
+	schemeDiffieHellman     = "DIFFIE_HELLMAN"
+	schemeJWELadder         = "JWE_LADDER"
+	schemeJWKLadder         = "JWK_LADDER"
+
+	mechanismWRAP = "WRAP"
 )
+
+// continues reports whether the exchange goes on from an earlier one.
+func (k KeyExchange) continues() bool {
+	return k.Mechanism == mechanismWRAP && k.Scheme != schemeDiffieHellman
+}
 
 var keySchemes = []keyScheme{
 	{schemeAsymmetricWrapped, "mechanism", []string{"JWE_RSA", "JWEJS_RSA", "JWK_RSA", "JWK_RSAES", "RSA"}, checkAsymmetricRequest, checkAsymmetricResponse},
 	{schemeSymmetricWrapped, "keyid", []string{"PSK"}, checkSymmetricRequest, checkSymmetricResponse},
-	{name: "DIFFIE_HELLMAN", selector: "parametersid"},
-	{name: "JWE_LADDER", selector: "mechanism"},
-	{name: "JWK_LADDER", selector: "mechanism"},
+	{schemeDiffieHellman, "parametersid", nil, checkAgreement, checkAgreement},
+	{schemeJWELadder, "mechanism", []string{"PSK", mechanismWRAP}, checkLadderRequest, checkLadderResponse},
+	{schemeJWKLadder, "mechanism", []string{"PSK", mechanismWRAP}, checkLadderRequest, checkLadderResponse},
 }
 
 // checkKeyExchanges finds names in the configuration that mean nothing.
 func (c *Config) checkKeyExchanges() error {
 	for _, k := range c.KeyExchanges {
-		i := slices.IndexFunc(keySchemes, func(s keyScheme) bool { return s.name == k.Scheme && s.request != nil })
-		if i < 0 || !slices.Contains(keySchemes[i].mechanisms, k.Mechanism) {
+		known := func(s keyScheme) bool {
+			return s.name == k.Scheme && (slices.Contains(s.mechanisms, k.Mechanism) || s.mechanisms == nil && k.Mechanism != "")
+		}
+		if !slices.ContainsFunc(keySchemes, known) {
 			return fmt.Errorf("msl: there is no key exchange %s/%s", k.Scheme, k.Mechanism)
 		}
 	}
 	return nil
 }
 
-// defaultKeyExchanges are those of a Config that names none.
+// defaultKeyExchanges are what a Config that names none offers.
 func defaultKeyExchanges(symmetric bool) []KeyExchange {
 	k := []KeyExchange{
 		{schemeSymmetricWrapped, "PSK"},
@@ -87,8 +99,15 @@ func defaultKeyExchanges(symmetric bool) []KeyExchange {
 	return k
 }
 
-// keyExchange reads the scheme and the key data that requests and responses have in common. Schemes that
-// the specification knows and this package does not are read, and left alone.
+// acceptedKeyExchanges are what a Config that names none accepts: all that a client may be able to do without
+// anything being named. Of the ladders, WRAP is before PSK, so that a pre-shared key is used as little as possible.
+func acceptedKeyExchanges() []KeyExchange {
+	return slices.Insert(defaultKeyExchanges(true), 1,
+		KeyExchange{schemeJWELadder, mechanismWRAP}, KeyExchange{schemeJWELadder, "PSK"},
+		KeyExchange{schemeJWKLadder, mechanismWRAP}, KeyExchange{schemeJWKLadder, "PSK"})
+}
+
+// keyExchange reads the scheme and the key data that requests and responses have in common.
 func (f *fields) keyExchange() (scheme string, keyData fields, row keyScheme) {
 	scheme = f.text("scheme")
 	i := slices.IndexFunc(keySchemes, func(s keyScheme) bool { return s.name == scheme })
@@ -105,7 +124,7 @@ func (f *fields) keyExchange() (scheme string, keyData fields, row keyScheme) {
 func parseKeyRequest(o mslenc.Object) (KeyRequest, error) {
 	f := fields{obj: o, what: "key request data", code: MSLParseError}
 	scheme, keyData, row := f.keyExchange()
-	if keyData.err == nil && row.request != nil {
+	if keyData.err == nil {
 		row.request(&keyData)
 	}
 	if keyData.err != nil {
@@ -122,7 +141,7 @@ func parseKeyResponse(f fields) (*KeyResponse, error) {
 		return nil, err
 	}
 	scheme, keyData, row := f.keyExchange()
-	if keyData.err == nil && row.response != nil {
+	if keyData.err == nil {
 		row.response(&keyData)
 	}
 	if keyData.err != nil {
@@ -167,6 +186,34 @@ func checkSymmetricRequest(k *fields) {
 
 func checkSymmetricResponse(k *fields) {
 	checkSymmetricRequest(k)
+	k.binary("encryptionkey")
+	k.binary("hmackey")
+}
+
+// checkAgreement checks §7.4. Which groups there are, and what a good public key is, custody knows.
+func checkAgreement(k *fields) {
+	k.text("parametersid")
+	if public := k.binary("publickey"); k.err == nil && len(public) == 0 {
+		k.refuse(KeyxInvalidPublicKey, "publickey")
+	}
+}
+
+// checkLadderRequest checks §7.5 and §7.6.
+func checkLadderRequest(k *fields) {
+	switch k.text("mechanism") {
+	case "PSK": // wrapdata means nothing
+	case mechanismWRAP:
+		if wrapdata := k.binary("wrapdata"); k.err == nil && len(wrapdata) == 0 {
+			k.refuse(KeyxWrappingKeyMissing, "wrapdata")
+		}
+	default:
+		k.refuse(UnidentifiedKeyxMechanism, "mechanism")
+	}
+}
+
+func checkLadderResponse(k *fields) {
+	k.binary("wrapkey")
+	k.binary("wrapdata")
 	k.binary("encryptionkey")
 	k.binary("hmackey")
 }

@@ -128,11 +128,11 @@ func (failingUsers) EmailPassword(context.Context, string, string, string) (stri
 func TestUserStoreFails(t *testing.T) {
 	cfg := vectorConfig()
 	cfg.Users = failingUsers{}
-	user, err := msl.AuthenticateUser(context.Background(), cfg, msl.EmailPassword("a", "b").EncodeForTest(), "psk-client", true, nil)
+	user, err := msl.AuthenticateUser(context.Background(), cfg, nil, msl.EmailPassword("a", "b").EncodeForTest(), "psk-client", true, nil)
 	if user != "" || msl.CodeOf(err) != msl.InternalException {
 		t.Errorf("%q, %v", user, err)
 	}
-	_, err = msl.AuthenticateUser(context.Background(), vectorConfig(), msl.EmailPassword("user1@example.com", "pass-1").EncodeForTest(), "psk-client", true, &msl.UserIDToken{User: "user1"})
+	_, err = msl.AuthenticateUser(context.Background(), vectorConfig(), nil, msl.EmailPassword("user1@example.com", "pass-1").EncodeForTest(), "psk-client", true, &msl.UserIDToken{User: "user1"})
 	if msl.CodeOf(err) != msl.UserIDTokenUserAuthDataMismatch {
 		t.Errorf("beside a token that was not verified: %v", err)
 	}
@@ -141,7 +141,7 @@ func TestUserStoreFails(t *testing.T) {
 // keyRequest begins an exchange as a client does.
 func keyRequest(t *testing.T, scheme, mechanism string) msl.KeyRequest {
 	t.Helper()
-	p, err := inproc.Agent(t).BeginExchange(context.Background(), scheme, mechanism, "psk-client")
+	p, err := inproc.Agent(t).BeginExchange(context.Background(), scheme, mechanism, "psk-client", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -217,8 +217,8 @@ type pendingAsymmetric struct {
 	pair *keyPair
 }
 
-func beginAsymmetric(ctx context.Context, a *Agent, name, _ string) (pendingExchange, error) {
-	m, err := a.mechanismNamed(name)
+func beginAsymmetric(ctx context.Context, a *Agent, r *beginner) (pendingExchange, error) {
+	m, err := a.mechanismNamed(r.mechanism)
 	if err != nil {
 		return nil, err
 	}
@@ -226,7 +226,7 @@ func beginAsymmetric(ctx context.Context, a *Agent, name, _ string) (pendingExch
 	if err != nil {
 		return nil, err
 	}
-	return &pendingAsymmetric{name, m, pair}, nil
+	return &pendingAsymmetric{r.mechanism, m, pair}, nil
 }
 
 func (p *pendingAsymmetric) wipe() { p.pair.release() }

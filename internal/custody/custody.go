@@ -49,13 +49,17 @@ type Config struct {
 	StorageKey string
 
 	// Prefixes of key names. An entity's pre-shared keys are the key set PSKPrefix + escaped identity;
-	// an RSA key pair is RSAPrefix + escaped key id; service token keys are the key set
+	// a key pair is RSAPrefix or ECPrefix + escaped key id; service token keys are the key set
 	// ServicePrefix + escaped name, of which "default" stands for the empty name. See [KeyName].
-	PSKPrefix, RSAPrefix, ServicePrefix string // default "psk/", "rsa/", "service/"
+	PSKPrefix, RSAPrefix, ECPrefix, ServicePrefix string // default "psk/", "rsa/", "ec/", "service/"
 
 	Limits Limits
 
-	// Allow names the key exchange mechanisms that are off unless they are named: "RSA", "JWK_RSAES".
+	// Groups are the groups of DIFFIE_HELLMAN, by parameters id. Without any, that key exchange is off.
+	Groups map[string]Group
+
+	// Allow names the key exchange mechanisms that are off unless they are named: "RSA", "JWK_RSAES", and
+	// "DIFFIE_HELLMAN/" + the id of a group below 2048 bits.
 	Allow []string
 
 	// Manage lets connected processes generate, import and rotate keys. Without it they can only use them.
@@ -111,6 +115,7 @@ type Agent struct {
 	now      func() time.Time
 	ring     keyRing
 	pairs    keyPairs
+	groups   map[string]*group
 	uses     sync.Map // keyID → *atomic.Uint64
 
 	sessions, entities, pendings atomic.Int64 // open now, of all peers
@@ -123,14 +128,19 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	set(&cfg.PSKPrefix, "psk/")
 	set(&cfg.RSAPrefix, "rsa/")
+	set(&cfg.ECPrefix, "ec/")
 	set(&cfg.ServicePrefix, "service/")
+	groups, err := newGroups(cfg.Groups, cfg.Allow)
+	if err != nil {
+		return nil, fmt.Errorf("custody: %w", err)
+	}
 	for _, name := range cfg.Allow {
-		if !slices.Contains(legacyMechanisms, name) {
+		if !slices.Contains(legacyMechanisms, name) && !smallGroup(groups, name) {
 			return nil, fmt.Errorf("custody: allowing %q: no such mechanism, or not one that is off", name)
 		}
 	}
 	for _, role := range []string{cfg.TokenKeys, cfg.StorageKey} {
-		for _, prefix := range []string{cfg.PSKPrefix, cfg.RSAPrefix, cfg.ServicePrefix} {
+		for _, prefix := range []string{cfg.PSKPrefix, cfg.RSAPrefix, cfg.ECPrefix, cfg.ServicePrefix} {
 			// Those keys protect what the protocol process chooses: they must not also protect tokens.
 			if strings.HasPrefix(role, prefix) {
 				return nil, fmt.Errorf("custody: key %q serves two roles: its name begins with the prefix %q", role, prefix)
@@ -140,7 +150,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if l := cfg.Limits; min(l.Age, l.Idle, l.PairAge) < 0 || min(l.Sessions, l.Entities, l.Pending, l.PairUses) < 0 {
 		return nil, errors.New("custody: a limit is negative")
 	}
-	a := &Agent{provider: cfg.Provider, cfg: cfg, limits: cfg.Limits.withDefaults(), now: cfg.Now}
+	a := &Agent{provider: cfg.Provider, cfg: cfg, limits: cfg.Limits.withDefaults(), now: cfg.Now, groups: groups}
 	if a.now == nil {
 		a.now = time.Now
 	}

@@ -32,6 +32,7 @@ const (
 	mslWrapNotSupported        = 27
 	mslUnwrapNotSupported      = 28
 	mslUnwrapError             = 33
+	mslInvalidJWK              = 34
 	mslInvalidAlgorithmParams  = 42
 	mslInvalidWrappingKey      = 51
 	mslUnidentifiedEnvelope    = 52
@@ -68,7 +69,10 @@ const (
 	mslUnsupportedMechanism    = 7006
 	mslResponseMismatch        = 7007
 	mslPrivateKeyMissing       = 7008
+	mslUnknownParameters       = 7009
 	mslMasterTokenMissing      = 7010
+	mslKeyxInvalidPublicKey    = 7011
+	mslWrappingKeyMissing      = 7013
 	mslIncorrectData           = 7016
 	noNumber                   = -1
 )
@@ -128,7 +132,9 @@ func codeOf(err error) wire.Code {
 		return wire.Canceled
 	}
 	if _, ok := errors.AsType[*jose.Error](err); ok {
-		return wire.VerificationFailed
+		if _, ok := errors.AsType[*providers.Error](err); !ok { // else a provider was asked to unwrap
+			return wire.VerificationFailed
+		}
 	}
 	switch providers.CodeOf(err) {
 	case providers.NoSuchKey:
@@ -152,7 +158,7 @@ func numberOf(err error) int32 {
 	if f, ok := errors.AsType[*fault](err); ok {
 		return f.number
 	}
-	if e, ok := errors.AsType[*jose.Error](err); ok {
+	if e, ok := errors.AsType[*jose.Error](err); ok && codeOf(err) == wire.VerificationFailed {
 		return e.MSL
 	}
 	return noNumber

@@ -15,18 +15,28 @@ type keyExchange struct {
 	// respond makes the session keys for a request's keydata, and the response's keydata.
 	respond func(context.Context, *Agent, *requester, mslenc.Object) (*sessionKeys, []byte, error)
 	// begin makes a request, as the device does it.
-	begin func(ctx context.Context, a *Agent, mechanism, identity string) (pendingExchange, error)
+	begin func(context.Context, *Agent, *beginner) (pendingExchange, error)
 }
 
 var keyExchanges = map[string]keyExchange{
 	"ASYMMETRIC_WRAPPED": {respondAsymmetric, beginAsymmetric},
 	"SYMMETRIC_WRAPPED":  {respondSymmetric, beginSymmetric},
+	schemeDiffieHellman:  {respondDiffieHellman, beginDiffieHellman},
+	schemeJWELadder:      ladder{schemeJWELadder, true}.exchange(),
+	schemeJWKLadder:      ladder{schemeJWKLadder, false}.exchange(),
 }
 
 // A requester is who asks for session keys.
 type requester struct {
 	identity string
 	session  *session // that is renewed, or nil
+}
+
+// A beginner is who wants session keys, and how.
+type beginner struct {
+	mechanism string
+	identity  string
+	session   *session // whose ladder goes on, or nil
 }
 
 // A pendingExchange is a request whose response is awaited. It may be finished more than once.

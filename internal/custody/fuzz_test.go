@@ -66,23 +66,29 @@ func FuzzTokens(f *testing.F) {
 }
 
 func FuzzSealedSession(f *testing.F) {
-	s, err := newSession(newSessionKeys(), "identity", 5)
-	if err != nil {
-		f.Fatal(err)
-	}
-	good, err := encodeSealed(s)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(good)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := parseSealed(b)
-		if err != nil || len(s.identity) > maxSealed/2 {
-			return
+	keys := newSessionKeys()
+	for range 2 {
+		s, err := newSession(keys, "identity", 5)
+		if err != nil {
+			f.Fatal(err)
 		}
-		again, err := encodeSealed(s)
-		if err != nil || !bytes.Equal(again, b) {
-			t.Fatal("another session read back")
+		good, err := encodeSealed(s)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(good)
+		keys.rung = &rung{schemeJWKLadder, []byte("wrapdata"), secret.Random(wrapKeySize)}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, format := range []byte{sealedPlain, sealedLadder} {
+			s, err := parseSealed(format, b)
+			if err != nil || len(s.identity) > maxSealed/2 {
+				continue
+			}
+			again, err := encodeSealed(s)
+			if err != nil || !bytes.Equal(again, b) || (s.keys.rung != nil) != (format == sealedLadder) {
+				t.Fatal("another session read back")
+			}
 		}
 	})
 }
@@ -90,13 +96,23 @@ func FuzzSealedSession(f *testing.F) {
 func FuzzKeyData(f *testing.F) {
 	f.Add([]byte(`{"keyid":"PSK","encryptionkey":"AA==","hmackey":"AA=="}`))
 	f.Add([]byte(`{"keypairid":"p","mechanism":"JWE_RSA","publickey":"MAA=","encryptionkey":"AA==","hmackey":"AA=="}`))
-	a := &Agent{provider: newProvider(f)}
+	f.Add([]byte(`{"parametersid":"small","publickey":"AAI="}`))
+	f.Add([]byte(`{"mechanism":"WRAP","wrapdata":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYX"}`))
+	f.Add([]byte(`{"mechanism":"PSK","wrapkey":"AA==","wrapdata":"AA==","encryptionkey":"AA==","hmackey":"AA=="}`))
+	small, err := newGroup(fixtureGroup("dh768"), true)
+	if err != nil {
+		f.Fatal(err)
+	}
+	a := &Agent{provider: newProvider(f), groups: map[string]*group{"small": small}}
 	kw, err := newAESKW(secret.New(16))
 	if err != nil {
 		f.Fatal(err)
 	}
 	pendings := []pendingExchange{
 		&pendingSymmetric{&keySet{versions: []*suite{{kw: kw}}}},
+		&pendingAgreement{agreement{"small", []byte{4}}, small, secret.Random(8)},
+		&pendingLadder{ladder: ladder{schemeJWELadder, true}, under: []*suite{{kw: kw}}},
+		&pendingLadder{ladder: ladder{schemeJWKLadder, false}, under: []*suite{{kw: kw}}},
 		&pendingAsymmetric{"JWE_RSA", mechanisms["JWE_RSA"], &keyPair{id: "p", private: fixturePair("rsa_keyx")}},
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

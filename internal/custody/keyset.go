@@ -70,6 +70,21 @@ func (k *keySet) verify(ctx context.Context, data, signature []byte) (*suite, er
 	return nil, err
 }
 
+// unwrap undoes wrap, which any version may have done. The caller wipes the result.
+func (k *keySet) unwrap(ctx context.Context, wrapped []byte) ([]byte, error) {
+	var err error = unsupported(mslUnwrapNotSupported, "unwrapping without a key")
+	for _, s := range k.versions {
+		if s.kw == nil {
+			continue
+		}
+		var key []byte
+		if key, err = s.unwrap(ctx, wrapped); err == nil || codeOf(err) != wire.VerificationFailed {
+			return key, err
+		}
+	}
+	return nil, err
+}
+
 // openKeySet finds the versions that have both an encryption and a MAC key. Newer keys of only one kind
 // are left from a rotation that broke off.
 func (a *Agent) openKeySet(ctx context.Context, name string) (*keySet, error) {
@@ -156,6 +171,23 @@ func (a *Agent) verifyRole(ctx context.Context, name string, data, signature []b
 		return nil, err
 	}
 	return fresh.verify(ctx, data, signature)
+}
+
+// unwrapRole unwraps with whichever version of a role's keys has wrapped. The caller wipes the result.
+func (a *Agent) unwrapRole(ctx context.Context, name string, wrapped []byte) ([]byte, error) {
+	set, err := a.roleKeys(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	key, err := set.unwrap(ctx, wrapped)
+	if err == nil || codeOf(err) != wire.VerificationFailed {
+		return key, err
+	}
+	fresh, ferr := a.freshKeys(ctx, name, keySetPatience)
+	if ferr != nil || fresh.latest == set.latest {
+		return nil, err
+	}
+	return fresh.unwrap(ctx, wrapped)
 }
 
 // freshKeys looks up a key set that was looked up longer ago than life.

@@ -240,7 +240,16 @@ func (p *Peer) beginExchange(ctx context.Context, r *wire.BeginExchangeRequest) 
 	if err != nil {
 		return nil, err
 	}
-	pending, err := x.begin(ctx, p.agent, strings.Clone(r.Mechanism), r.Identity)
+	from := &beginner{mechanism: strings.Clone(r.Mechanism), identity: r.Identity}
+	if r.Session != (wire.Handle{}) {
+		s := p.sessions.acquire(r.Session)
+		if s == nil {
+			return nil, wire.StaleHandle
+		}
+		defer p.sessions.release(s, 0, 0)
+		from.session = s.value
+	}
+	pending, err := x.begin(ctx, p.agent, from)
 	if err != nil {
 		return nil, err
 	}

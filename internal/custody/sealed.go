@@ -4,9 +4,11 @@
 package custody
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"slices"
 
 	"github.com/mslkeep/mslkeep/internal/secret"
 	"github.com/mslkeep/mslkeep/internal/wire"
@@ -15,7 +17,7 @@ import (
 
 // A sealed session is what a device stores of a session:
 //
-//	format   1 byte, 1
+//	format   1 byte: 1, or 2 if the session came from a ladder
 //	version  4 bytes, big-endian: version of the storage key
 //	nonce    12 bytes, random
 //	then AES-256-GCM under the storage key, of
@@ -23,12 +25,17 @@ import (
 //	  algorithm        1 byte: 1 HmacSHA256, 2 AESCmac
 //	  encryption key   1 byte of length, and the key
 //	  signature key    likewise
+//	  in format 2:
+//	    scheme         1 byte: 1 JWE_LADDER, 2 JWK_LADDER
+//	    wrapping key   as the other keys
+//	    wrapdata       2 bytes of length, and the data
 //	  identity         the rest
 //
 // The associated data is a label, format and version, and the hash of the master token: a sealed session
 // opens only together with its token.
 const (
-	sealedFormat = 1
+	sealedPlain  = 1 // formats
+	sealedLadder = 2
 	sealedHeader = 1 + 4 + gcmNonce
 	gcmNonce     = 12
 	gcmTag       = 16
@@ -38,6 +45,9 @@ const (
 
 // sealedAlgorithms are the signature algorithms by their numbers.
 var sealedAlgorithms = [...]string{1: hmacSHA256, 2: aesCMAC}
+
+// sealedSchemes are the schemes of ladders by their numbers.
+var sealedSchemes = [...]string{1: schemeJWELadder, 2: schemeJWKLadder}
 
 // A storageKey is one version of the key under which sessions are sealed.
 type storageKey struct {
@@ -63,8 +73,8 @@ func (a *Agent) storageKey(ctx context.Context, version uint32) (*storageKey, er
 }
 
 // sealedHead returns format and version, and the associated data.
-func sealedHead(version uint32, token [32]byte) (head, aad []byte) {
-	head = binary.BigEndian.AppendUint32([]byte{sealedFormat}, version)
+func sealedHead(format byte, version uint32, token [32]byte) (head, aad []byte) {
+	head = binary.BigEndian.AppendUint32([]byte{format}, version)
 	return head, append(append([]byte(sealedLabel), head...), token[:]...)
 }
 
@@ -79,7 +89,11 @@ func (a *Agent) sealSession(ctx context.Context, s *session) ([]byte, error) {
 		return nil, err
 	}
 	defer secret.Wipe(plain)
-	head, aad := sealedHead(key.Info().Version, s.token)
+	format := byte(sealedPlain)
+	if s.keys.rung != nil {
+		format = sealedLadder
+	}
+	head, aad := sealedHead(format, key.Info().Version, s.token)
 	nonce := make([]byte, gcmNonce)
 	rand.Read(nonce)
 	key.used()
@@ -92,7 +106,7 @@ func (a *Agent) sealSession(ctx context.Context, s *session) ([]byte, error) {
 
 // unsealSession opens a sealed session. t must be its master token.
 func (a *Agent) unsealSession(ctx context.Context, sealed []byte, t wire.Token) (*session, error) {
-	if len(sealed) < sealedHeader+gcmTag || len(sealed) > maxSealed || sealed[0] != sealedFormat {
+	if len(sealed) < sealedHeader+gcmTag || len(sealed) > maxSealed || sealed[0] != sealedPlain && sealed[0] != sealedLadder {
 		return nil, unverified(noNumber, "reading a sealed session")
 	}
 	version := binary.BigEndian.Uint32(sealed[1:])
@@ -107,14 +121,14 @@ func (a *Agent) unsealSession(ctx context.Context, sealed []byte, t wire.Token) 
 		return nil, err
 	}
 	token := tokenHash(t)
-	_, aad := sealedHead(version, token)
+	_, aad := sealedHead(sealed[0], version, token)
 	key.used()
 	plain, err := key.dec.Decrypt(ctx, providers.AESGCM, sealed[5:sealedHeader], sealed[sealedHeader:], aad)
 	if err != nil {
 		return nil, err
 	}
 	defer secret.Wipe(plain)
-	s, err := parseSealed(plain)
+	s, err := parseSealed(sealed[0], plain)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +142,8 @@ func encodeSealed(s *session) ([]byte, error) {
 	if len(enc) > 255 || len(mac) > 255 || len(s.identity) > maxSealed/2 {
 		return nil, unsupported(noNumber, "sealing a session with keys or an identity of that size")
 	}
-	b := make([]byte, 0, 8+1+1+len(enc)+1+len(mac)+len(s.identity))
+	// No reallocation may leave a copy of the keys behind.
+	b := make([]byte, 0, 8+1+1+len(enc)+1+len(mac)+s.keys.rung.sealedSize()+len(s.identity))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.sequenceNumber))
 	number := byte(1)
 	if s.keys.algorithm == aesCMAC {
@@ -137,11 +152,45 @@ func encodeSealed(s *session) ([]byte, error) {
 	b = append(b, number)
 	b = append(append(b, byte(len(enc))), enc...)
 	b = append(append(b, byte(len(mac))), mac...)
+	if s.keys.rung != nil {
+		b = s.keys.rung.appendSealed(b)
+	}
 	return append(b, s.identity...), nil
 }
 
+func (r *rung) sealedSize() int {
+	if r == nil {
+		return 0
+	}
+	return 1 + 1 + r.key.Len() + 2 + len(r.wrapdata)
+}
+
+func (r *rung) appendSealed(b []byte) []byte {
+	b = append(b, byte(slices.Index(sealedSchemes[:], r.scheme)), byte(r.key.Len()))
+	b = append(b, secret.Reveal(r.key)...)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(r.wrapdata))) // at most maxWrapdata
+	return append(b, r.wrapdata...)
+}
+
+// cutRung reads what appendSealed wrote.
+func cutRung(b []byte) (r *rung, rest []byte, ok bool) {
+	if len(b) == 0 || b[0] == 0 || int(b[0]) >= len(sealedSchemes) {
+		return nil, nil, false
+	}
+	scheme := sealedSchemes[b[0]]
+	key, b, ok := cutKey(b[1:])
+	if !ok || len(key) != wrapKeySize || len(b) < 2 {
+		return nil, nil, false
+	}
+	n := int(binary.BigEndian.Uint16(b))
+	if b = b[2:]; n > len(b) || n > maxWrapdata {
+		return nil, nil, false
+	}
+	return &rung{scheme, bytes.Clone(b[:n]), secret.Take(bytes.Clone(key))}, b[n:], true
+}
+
 // parseSealed reads what encodeSealed wrote. It keeps nothing of b, which the caller wipes.
-func parseSealed(b []byte) (*session, error) {
+func parseSealed(format byte, b []byte) (*session, error) {
 	refused := unverified(noNumber, "reading a sealed session")
 	if len(b) < 9 {
 		return nil, refused
@@ -156,7 +205,14 @@ func parseSealed(b []byte) (*session, error) {
 	if !ok1 || !ok2 {
 		return nil, refused
 	}
-	keys := &sessionKeys{enc: secret.Take(append([]byte{}, enc...)), mac: secret.Take(append([]byte{}, mac...)),
+	var below *rung
+	if format == sealedLadder {
+		var ok bool
+		if below, b, ok = cutRung(b); !ok {
+			return nil, refused
+		}
+	}
+	keys := &sessionKeys{rung: below, enc: secret.Take(bytes.Clone(enc)), mac: secret.Take(bytes.Clone(mac)),
 		algorithm: sealedAlgorithms[number]}
 	s, err := newSession(keys, string(b), sequence)
 	if err != nil {

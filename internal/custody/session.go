@@ -22,6 +22,7 @@ const (
 type sessionKeys struct {
 	enc, mac  *secret.Bytes
 	algorithm string // of mac: hmacSHA256 or aesCMAC
+	rung      *rung  // if a ladder gave them, and the other side issues; else nil
 }
 
 // newSessionKeys makes keys at random.
@@ -37,6 +38,7 @@ func (k *sessionKeys) wellSized() bool { return k.enc.Len() == encKeySize && k.m
 func (k *sessionKeys) wipe() {
 	k.enc.Wipe()
 	k.mac.Wipe()
+	k.rung.wipe()
 }
 
 // A session is a session crypto context (§2.5) with what is known of its master token. Its table sees to
@@ -87,6 +89,9 @@ func (s *session) wipe() {
 func (a *Agent) logSession(s *session) {
 	a.cfg.KeyLog.Add("session-enc "+s.identity, s.keys.enc)
 	a.cfg.KeyLog.Add("session-mac "+s.identity, s.keys.mac)
+	if s.keys.rung != nil {
+		a.cfg.KeyLog.Add("wrap "+s.identity, s.keys.rung.key)
+	}
 }
 
 // tokenHash identifies the exact bytes of a token. The length keeps data and signature apart.

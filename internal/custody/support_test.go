@@ -12,6 +12,7 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -39,6 +40,7 @@ var fixtures = sync.OnceValue(func() (f struct {
 	Pairs    map[string]struct {
 		Algorithm, PKCS8, SPKI string
 	} `json:"key_pairs"`
+	Groups map[string]struct{ P, G string } `json:"dh_parameters"`
 }) {
 	msltest.VectorFile(new(testing.T), "fixtures.json", &f)
 	return f
@@ -54,6 +56,18 @@ func fixturePair(name string) *rsa.PrivateKey {
 		panic(err)
 	}
 	return key.(*rsa.PrivateKey)
+}
+
+// fixtureGroup returns a Diffie-Hellman group of the fixtures.
+func fixtureGroup(id string) Group {
+	g := fixtures().Groups[id]
+	return Group{P: unhex(g.P), G: unhex("0" + g.G)}
+}
+
+// everything allows all key exchanges.
+func everything(c *Config) {
+	c.Groups = map[string]Group{"dh768": fixtureGroup("dh768"), "dh2048": fixtureGroup("dh2048")}
+	c.Allow = append(slices.Clone(legacyMechanisms), "DIFFIE_HELLMAN/dh768")
 }
 
 func unhex(s string) []byte {

@@ -77,11 +77,11 @@ func respondSymmetric(ctx context.Context, a *Agent, from *requester, o mslenc.O
 // A pendingSymmetric waits for keys that only the pre-shared wrapping key opens.
 type pendingSymmetric struct{ set *keySet }
 
-func beginSymmetric(ctx context.Context, a *Agent, keyID, identity string) (pendingExchange, error) {
-	if keyID != keyIDPSK {
+func beginSymmetric(ctx context.Context, a *Agent, r *beginner) (pendingExchange, error) {
+	if r.mechanism != keyIDPSK {
 		return nil, unsupported(mslUnsupportedKeyID, "beginning a key exchange with that key id")
 	}
-	set, err := a.preSharedKeys(ctx, identity)
+	set, err := a.preSharedKeys(ctx, r.identity)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/big"
+	"strings"
 	"testing"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
@@ -45,10 +47,36 @@ func parseContainer(t testing.TB, encoded []byte) (x container) {
 }
 
 // pendingOf rebuilds the client's side of an exchange from its request and private key.
-func pendingOf(a *Agent, request container, private string) (pendingExchange, error) {
-	if request.scheme == "SYMMETRIC_WRAPPED" {
+func pendingOf(a *Agent, request container, c msltest.Case) (pendingExchange, error) {
+	private := c.String("client_private_key")
+	switch request.scheme {
+	case "SYMMETRIC_WRAPPED":
 		set, err := a.preSharedKeys(context.Background(), "psk-client")
 		return &pendingSymmetric{set}, err
+	case schemeDiffieHellman:
+		x, err := parseAgreement(request.keyData)
+		if c.Has("client_x") {
+			private = x.parameters + ":" + c.String("client_x")
+		}
+		p := &pendingAgreement{agreement: x, group: a.groups[x.parameters]}
+		if _, number, ok := strings.Cut(private, ":"); ok {
+			p.x = secret.Take(magnitude(number))
+		}
+		return p, err
+	case schemeJWELadder, schemeJWKLadder:
+		p := &pendingLadder{ladder: ladder{request.scheme, request.scheme == schemeJWELadder}}
+		mechanism, _, err := parseLadderMechanism(request.keyData)
+		if err == nil && mechanism == mechanismPSK {
+			var set *keySet
+			if set, err = a.preSharedKeys(context.Background(), "psk-client"); err == nil {
+				p.under = set.versions
+			}
+		} else if c.Has("previous_wrap_key") {
+			var s *suite
+			s, err = wrapSuite(secret.Take(c.Hex("previous_wrap_key")))
+			p.under = []*suite{s}
+		}
+		return p, err
 	}
 	name, err := request.keyData.String("mechanism")
 	if err != nil {
@@ -64,8 +92,16 @@ func pendingOf(a *Agent, request container, private string) (pendingExchange, er
 	return &pendingAsymmetric{name, mechanisms[name], pair}, nil
 }
 
+// magnitude reads a number that may have an odd count of digits.
+func magnitude(digits string) []byte {
+	n, ok := new(big.Int).SetString(digits, 16)
+	if !ok {
+		panic(digits)
+	}
+	return n.Bytes()
+}
+
 func keyExchangeVectors(t *testing.T) {
-	everything := func(c *Config) { c.Allow = legacyMechanisms }
 	issuer := newAgent(t, everything)
 	device := newAgent(t, func(c *Config) { everything(c); c.TokenKeys = "" })
 	msltest.Vectors(t, "keyx.json", map[string]func(msltest.Case) error{
@@ -74,7 +110,7 @@ func keyExchangeVectors(t *testing.T) {
 		"parse-response": nil,
 		"respond":        func(c msltest.Case) error { return checkRespond(t, issuer, device, c) },
 		"complete": func(c msltest.Case) error {
-			pending, err := pendingOf(device, parseContainer(t, c.Bytes("request")), c.String("client_private_key"))
+			pending, err := pendingOf(device, parseContainer(t, c.Bytes("request")), c)
 			if err != nil {
 				return err
 			}
@@ -109,7 +145,7 @@ func checkExchange(t *testing.T, a *Agent, c msltest.Case) error {
 	if err != nil || c.Refused() != nil {
 		return compare(c, err)
 	}
-	pending, err := pendingOf(a, request, c.String("client_private_key"))
+	pending, err := pendingOf(a, request, c)
 	if err != nil {
 		return err
 	}
@@ -129,7 +165,10 @@ func checkExchange(t *testing.T, a *Agent, c msltest.Case) error {
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(client.label, keyLabel(c.String("client_keyid"))) {
+	if err := sameRung(a, theirs.rung, c); err != nil {
+		return err
+	}
+	if c.Has("client_keyid") && !bytes.Equal(client.label, keyLabel(c.String("client_keyid"))) {
 		return fmt.Errorf("key id %s", client.label)
 	}
 	// What was issued here, finished here, is what the token holds.
@@ -147,6 +186,21 @@ func checkExchange(t *testing.T, a *Agent, c msltest.Case) error {
 	}
 	if from.session != nil && (opened.serialNumber != from.session.serialNumber || opened.sequenceNumber != claims.sequenceNumber) {
 		return fmt.Errorf("renewed as %d/%d", opened.serialNumber, opened.sequenceNumber)
+	}
+	return nil
+}
+
+// sameRung compares what a ladder's client keeps, and has the issuer read it.
+func sameRung(a *Agent, r *rung, c msltest.Case) error {
+	if (r != nil) != c.Has("wrap_key") {
+		return fmt.Errorf("rung %v", r)
+	}
+	if r == nil {
+		return nil
+	}
+	key, err := a.unwrapRole(context.Background(), a.cfg.TokenKeys, r.wrapdata)
+	if err != nil || !bytes.Equal(key, c.Hex("wrap_key")) || !bytes.Equal(key, secret.Reveal(r.key)) || !bytes.Equal(r.wrapdata, c.Bytes("wrapdata")) {
+		return fmt.Errorf("another wrapping key: %w", err)
 	}
 	return nil
 }

@@ -100,7 +100,46 @@ func TestVectors(t *testing.T) {
 			}
 			return nil
 		},
+		"dh-null-bytes": func(c msltest.Case) error {
+			if !bytes.Equal(normalised(c.Hex("input")), c.Hex("output")) {
+				return errors.New("another form")
+			}
+			return sameKeys(c, agreedKeys(c.Hex("input")))
+		},
+		"dh-session": checkAgreed,
 	})
+}
+
+func sameKeys(c msltest.Case, k *sessionKeys) error {
+	if !bytes.Equal(secret.Reveal(k.enc), c.Hex("encryption_key")) || !bytes.Equal(secret.Reveal(k.mac), c.Hex("hmac_key")) {
+		return errors.New("other keys")
+	}
+	return nil
+}
+
+// checkAgreed agrees as both sides.
+func checkAgreed(c msltest.Case) error {
+	g, err := newGroup(fixtureGroup(c.String("parameters")), true)
+	if err != nil {
+		return err
+	}
+	for _, side := range [][2]string{{"client", "server"}, {"server", "client"}} {
+		if !c.Has(side[0] + "_x") {
+			continue
+		}
+		x := secret.Take(magnitude(c.String(side[0] + "_x")))
+		if c.Has(side[0]+"_y") && !bytes.Equal(g.public(x), normalised(magnitude(c.String(side[0]+"_y")))) {
+			return errors.New("another public number")
+		}
+		keys, err := g.agree(x, magnitude(c.String(side[1]+"_y")))
+		if err != nil || c.Refused() != nil {
+			return compare(c, err)
+		}
+		if err := sameKeys(c, keys); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func encodeEnvelope(c msltest.Case) error {

@@ -115,6 +115,7 @@ func (m *BeginExchangeRequest) fields(c *coder) {
 	c.text(&m.Scheme)
 	c.text(&m.Mechanism)
 	c.text(&m.Identity)
+	c.handle(&m.Session)
 }
 
 func (m *BeginExchangeReply) fields(c *coder) {

@@ -205,8 +205,9 @@ type SealServiceTokenReply struct {
 // BeginExchangeRequest starts a key exchange as the device does it (§7).
 type BeginExchangeRequest struct {
 	Scheme    string `holds:"name"`
-	Mechanism string `holds:"name"` // ASYMMETRIC_WRAPPED: "JWK_RSA", "JWE_RSA", …; SYMMETRIC_WRAPPED: key id, "PSK"
+	Mechanism string `holds:"name"` // "JWK_RSA", "JWE_RSA", …; SYMMETRIC_WRAPPED: key id; DIFFIE_HELLMAN: parameters id
 	Identity  string `holds:"name"` // own identity, for schemes with pre-shared keys
+	Session   Handle // ladders, mechanism WRAP: the session whose exchange this one builds on
 }
 
 // BeginExchangeReply holds the request's keydata and the pending exchange, which can be finished
