@@ -48,7 +48,7 @@ type Client struct {
 func NewClient(c *Config, keys ClientKeys, transport Transport, store Store) (*Client, error) {
 	scheme, err := c.ownScheme()
 	if err == nil {
-		err = c.checkKeyExchanges()
+		err = errors.Join(c.checkSchemes(), c.checkKeyExchanges())
 	}
 	if err != nil {
 		return nil, err

@@ -5,7 +5,9 @@ package msl
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/rsa"
+	"crypto/x509"
 	"time"
 )
 
@@ -21,7 +23,8 @@ type Config struct {
 	PeerToPeer bool
 
 	// EntitySchemes are the schemes that remote entities may use. Nil means every scheme that
-	// authenticates: all but NONE, which must be named.
+	// authenticates: all but NONE, NONE_SUFFIXED, PROVISIONED and MT_PROTECTED, which must be named. What
+	// is inside MT_PROTECTED must be allowed, too.
 	EntitySchemes []string
 
 	// RSAPublicKeys are the keys of remote entities with scheme RSA, by pubkeyid (§5.4). The scheme does
@@ -32,9 +35,22 @@ type Config struct {
 	// here may claim only the identity that equals its pubkeyid.
 	RSAIdentities map[string][]string
 
+	// ECCPublicKeys and ECCIdentities are the same for scheme ECC. Curves are P-256, P-384 and P-521.
+	ECCPublicKeys map[string]*ecdsa.PublicKey
+	ECCIdentities map[string][]string
+
+	// X509Roots are the certificates to which those of entities with scheme X509 must lead, by way of
+	// X509Intermediates if need be (§5.3). Without roots no certificate is good.
+	X509Roots, X509Intermediates *x509.CertPool
+
+	// Provision makes an identity for a remote entity with scheme PROVISIONED, on a server (§5.7). It is asked
+	// once a message, before anything has authenticated the sender. Nil refuses the scheme.
+	Provision func(ctx context.Context) (identity string, err error)
+
 	// KeyExchanges are the key exchanges that this side offers (client) or accepts (server), the preferred
-	// one first. Nil means JWE_RSA, JWK_RSA and JWEJS_RSA on both sides and, where Entity is PSK, SYMMETRIC_WRAPPED
-	// before them; a server accepts all of these.
+	// one first. Nil means JWE_RSA, JWK_RSA and JWEJS_RSA on both sides, and SYMMETRIC_WRAPPED before them on
+	// servers and where Entity is PSK. A server also accepts the ladders then, after SYMMETRIC_WRAPPED. DIFFIE_HELLMAN
+	// must be named, since there are no standard groups.
 	KeyExchanges []KeyExchange
 
 	// Capabilities are told to the other side (§4.6). Nil means GZIP, LZW and JSON, and no language.
@@ -47,8 +63,16 @@ type Config struct {
 	// RemoteIdentity, if not empty, is the only identity that a client accepts from its server.
 	RemoteIdentity string
 
-	// Users authenticates users on a server. Nil refuses all user authentication.
+	// UserSchemes are the schemes by which users may authenticate on a server. Nil means EMAIL_PASSWORD if
+	// there are Users, and all UserLogins. USER_ID_TOKEN must be named, because it accepts a user ID token of the same
+	// entity however old it is.
+	UserSchemes []string
+
+	// Users authenticates users with scheme EMAIL_PASSWORD on a server. Nil refuses them.
 	Users UserAuthenticator
+
+	// UserLogins authenticate users with schemes of the application's own, by the name of the scheme.
+	UserLogins map[string]UserLogin
 
 	// Policy judges entities and tokens on a server. Nil revokes nothing, and keeps the state of
 	// non-replayable ids in memory (NewMemoryPolicy).
@@ -84,7 +108,9 @@ type Limits struct {
 
 // A KeyExchange names a key exchange scheme (§7) and its mechanism: for ASYMMETRIC_WRAPPED one of
 // JWE_RSA, JWEJS_RSA and JWK_RSA, or JWK_RSAES and RSA where the agent allows them; for SYMMETRIC_WRAPPED
-// the key id PSK.
+// the key id PSK; for DIFFIE_HELLMAN the parameters id of a group that the agent has; for JWE_LADDER and
+// JWK_LADDER, PSK, or WRAP, which goes on from an exchange of the same scheme. A client leaves WRAP out where its
+// session came from no such exchange, and so names PSK, too.
 type KeyExchange struct {
 	Scheme, Mechanism string
 }
@@ -101,6 +127,8 @@ type UserAuthenticator interface {
 // from it refuses the message with a transient failure.
 type Policy interface {
 	// Entity judges a remote entity by its identity and scheme. Use ENTITY_REVOKED or INCORRECT_ENTITYAUTH_DATA.
+	// Of PSK_PROFILE and NONE_SUFFIXED, whose identity has two parts, it first judges the part that owns it, the
+	// pskid or root. The identity of PROVISIONED is not known yet, and empty.
 	Entity(ctx context.Context, identity, scheme string) (Code, error)
 	// MasterToken judges a verified master token on every message: revoked, or, when renew is
 	// set, not to be renewed.

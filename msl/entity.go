@@ -5,18 +5,24 @@ package msl
 
 import (
 	"context"
+	"crypto/x509"
 	"slices"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
 )
 
 // EntityAuthData names an entity and how it authenticates (§5.1). It is a value: make it with [PSK],
-// [RSA] or [None]. It holds no key.
+// [PSKProfile], [X509], [RSA], [ECC], [None], [NoneSuffixed], [MTProtected] or [Provisioned]. It holds no key.
 type EntityAuthData struct {
 	Scheme   string
 	identity string
 	keyID    string // of schemes that name a key
 	authData string // the encoded authdata member
+
+	owner       string            // of the identity, for Policy: its first part where it has two
+	certificate *x509.Certificate // X509
+	sealed      *sealedEntity     // MT_PROTECTED that was not opened
+	inner       *EntityAuthData   // MT_PROTECTED that was opened
 }
 
 // Identity returns the name of the entity.
@@ -42,44 +48,65 @@ type entityScheme struct {
 	name               string
 	encrypts, protects bool // what a message without a master token has (§5.1)
 
-	// parse reads the authdata member. It is nil for schemes of the specification that are not built yet.
+	// parse reads the authdata member.
 	parse func(authData *fields) EntityAuthData
-	// context returns the keys of a remote entity, or, with own set, of this side.
-	context func(ctx context.Context, cfg *Config, keys EntityKeys, d EntityAuthData, own bool) (CryptoContext, error)
+	// context returns the keys of a remote entity, or, with own set, of this side. It may find out the
+	// identity of a remote entity, and note it in d.
+	context func(ctx context.Context, cfg *Config, keys EntityKeys, d *EntityAuthData, own bool) (CryptoContext, error)
 }
 
 const (
-	schemePSK  = "PSK"
-	schemeRSA  = "RSA"
-	schemeNone = "NONE"
+	schemePSK          = "PSK"
+	schemePSKProfile   = "PSK_PROFILE"
+	schemeX509         = "X509"
+	schemeRSA          = "RSA"
+	schemeECC          = "ECC"
+	schemeNone         = "NONE"
+	schemeNoneSuffixed = "NONE_SUFFIXED"
+	schemeMTProtected  = "MT_PROTECTED"
+	schemeProvisioned  = "PROVISIONED"
 )
 
 var entitySchemes = []entityScheme{
 	{name: schemePSK, encrypts: true, protects: true, parse: parsePSK, context: contextPSK},
+	{name: schemePSKProfile, encrypts: true, protects: true, parse: parsePSKProfile, context: contextPSK},
+	{name: schemeX509, protects: true, parse: parseX509, context: contextX509},
 	{name: schemeRSA, protects: true, parse: parseRSA, context: contextRSA},
+	{name: schemeECC, protects: true, parse: parseECC, context: contextECC},
 	{name: schemeNone, parse: parseNone, context: contextNone},
-	{name: "PSK_PROFILE"}, {name: "X509"}, {name: "ECC"}, {name: "NONE_SUFFIXED"}, {name: "MT_PROTECTED"}, {name: "PROVISIONED"},
+	{name: schemeNoneSuffixed, parse: parseNoneSuffixed, context: contextNone},
+	{name: schemeMTProtected, parse: parseMTProtected, context: contextSealed},
+	{name: schemeProvisioned, parse: parseProvisioned, context: contextProvisioned},
 }
 
 // findEntityScheme returns the row of a scheme.
 func findEntityScheme(name string) (*entityScheme, error) {
 	i := slices.IndexFunc(entitySchemes, func(s entityScheme) bool { return s.name == name })
-	switch {
-	case i < 0:
+	if i < 0 {
 		return nil, fail(UnidentifiedEntityAuthScheme, "entity authentication data", nil)
-	case entitySchemes[i].parse == nil:
-		return nil, fail(EntityAuthFactoryNotFound, "entity authentication data", nil)
 	}
 	return &entitySchemes[i], nil
 }
 
 // ownScheme returns the scheme of this side. It fails for data that no constructor made.
-func (c *Config) ownScheme() (*entityScheme, error) {
-	s, err := findEntityScheme(c.Entity.Scheme)
-	if err == nil && c.Entity.authData == "" {
+func (c *Config) ownScheme() (*entityScheme, error) { return c.Entity.scheme() }
+
+func (d *EntityAuthData) scheme() (*entityScheme, error) {
+	s, err := findEntityScheme(d.Scheme)
+	if err == nil && (d.authData == "" || d.sealed != nil) {
 		err = fail(MessageEntityNotFound, "own entity authentication data", nil)
 	}
 	return s, err
+}
+
+// checkSchemes refuses schemes that nobody knows, which would silently shut everyone out.
+func (c *Config) checkSchemes() error {
+	for _, name := range c.EntitySchemes {
+		if _, err := findEntityScheme(name); err != nil {
+			return err
+		}
+	}
+	return c.checkUserSchemes()
 }
 
 // remoteScheme returns a scheme that remote entities may use.
@@ -98,7 +125,8 @@ func (c *Config) remoteScheme(name string) (*entityScheme, error) {
 	return s, nil
 }
 
-// ParseEntityAuthData parses encoded entity authentication data of any scheme that this package knows.
+// ParseEntityAuthData parses encoded entity authentication data of any scheme. Data that is encrypted
+// (MT_PROTECTED) stays so, and has no identity.
 func ParseEntityAuthData(encoded []byte) (EntityAuthData, error) {
 	return parseEntityAuthData(parseFields(encoded, "entity authentication data", MSLParseError), findEntityScheme)
 }
@@ -124,28 +152,78 @@ func parseEntityAuthData(f fields, find func(string) (*entityScheme, error)) (En
 	return d, nil
 }
 
-// remoteContext returns the keys of a remote entity, if policy accepts the entity.
-func remoteContext(ctx context.Context, cfg *Config, keys EntityKeys, d EntityAuthData) (CryptoContext, error) {
+// remoteContext returns the keys of a remote entity, if policy accepts the entity. Where only now the
+// identity becomes known, it is noted in d.
+func remoteContext(ctx context.Context, cfg *Config, keys EntityKeys, d *EntityAuthData) (CryptoContext, error) {
 	s, err := cfg.remoteScheme(d.Scheme)
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Policy != nil {
-		code, err := cfg.Policy.Entity(ctx, d.identity, d.Scheme)
-		if err := judged(code, err, "entity"); err != nil {
-			return nil, err
-		}
+	if d.inner != nil { // §5.6: the message is protected by the inner scheme
+		c, err := remoteContext(ctx, cfg, keys, d.inner)
+		d.identity = d.inner.identity
+		return c, err
+	}
+	if err := cfg.judgeEntity(ctx, d); err != nil {
+		return nil, err
 	}
 	return s.context(ctx, cfg, keys, d, false)
 }
 
+// judgeEntity asks policy about an entity: about the owner of its identity, and then about the identity.
+func (c *Config) judgeEntity(ctx context.Context, d *EntityAuthData) error {
+	if c.Policy == nil {
+		return nil
+	}
+	for i, identity := range [...]string{d.owner, d.identity} {
+		if i == 0 && identity == "" {
+			continue
+		}
+		code, err := c.Policy.Entity(ctx, identity, d.Scheme)
+		if err := judged(code, err, "entity"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ownContext returns the keys of this side.
 func ownContext(ctx context.Context, cfg *Config, keys EntityKeys) (CryptoContext, error) {
-	s, err := cfg.ownScheme()
+	d := &cfg.Entity
+	if d.inner != nil {
+		d = d.inner
+	}
+	s, err := d.scheme()
 	if err != nil {
 		return nil, err
 	}
-	return s.context(ctx, cfg, keys, cfg.Entity, true)
+	return s.context(ctx, cfg, keys, d, true)
+}
+
+// ownKey returns the context of a key pair of this side.
+func ownKey(ctx context.Context, keys EntityKeys, d *EntityAuthData, missing Code) (CryptoContext, error) {
+	c, err := keys.EntityContext(ctx, d.Scheme, d.identity, d.keyID)
+	switch {
+	case err == nil:
+		return c, nil
+	case failureOf(err) == NoSuchKey:
+		return nil, fail(missing, "own key pair", err)
+	}
+	return nil, custodyError(err, missing, "own key pair")
+}
+
+// mayClaim reports whether the holder of the key that d names may have d's identity.
+func (d *EntityAuthData) mayClaim(identities map[string][]string) bool {
+	allowed, named := identities[d.keyID]
+	return named && slices.Contains(allowed, d.identity) || !named && d.identity == d.keyID
+}
+
+// preShared reports whether the entity has pre-shared keys.
+func (d *EntityAuthData) preShared() bool {
+	if d.inner != nil {
+		d = d.inner
+	}
+	return d.Scheme == schemePSK || d.Scheme == schemePSKProfile
 }
 
 // judged turns what a policy said into an error: nil for approval.

@@ -3,7 +3,11 @@
 
 package msl
 
-import "context"
+import (
+	"context"
+
+	"github.com/mslkeep/mslkeep/internal/mslenc"
+)
 
 // None is an entity that does not authenticate: its messages are neither encrypted nor signed (§5.5).
 // Peers refuse it unless they enabled it by name.
@@ -15,7 +19,22 @@ func parseNone(authData *fields) EntityAuthData {
 	return EntityAuthData{identity: authData.text("identity")}
 }
 
-func contextNone(context.Context, *Config, EntityKeys, EntityAuthData, bool) (CryptoContext, error) {
+// NoneSuffixed is an entity that does not authenticate, and shares the first part of its identity,
+// ROOT.SUFFIX, with others (§5.5).
+func NoneSuffixed(root, suffix string) EntityAuthData {
+	root, suffix = mslenc.NFC(root), mslenc.NFC(suffix)
+	var b mslenc.Builder
+	b.String("root", root)
+	b.String("suffix", suffix)
+	return EntityAuthData{Scheme: schemeNoneSuffixed, identity: root + "." + suffix, owner: root, authData: string(b.Bytes())}
+}
+
+func parseNoneSuffixed(authData *fields) EntityAuthData {
+	root, suffix := authData.text("root"), authData.text("suffix")
+	return EntityAuthData{identity: root + "." + suffix, owner: root}
+}
+
+func contextNone(context.Context, *Config, EntityKeys, *EntityAuthData, bool) (CryptoContext, error) {
 	return nullContext{}, nil
 }
 

@@ -8,13 +8,12 @@ import (
 	"crypto"
 	"crypto/rsa"
 	"crypto/sha256"
-	"slices"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
 )
 
-// minRSABits is the smallest RSA key whose signatures are accepted.
-const minRSABits = 2048
+// The RSA keys whose signatures are accepted, in bits.
+const minRSABits, maxRSABits = 2048, 8192
 
 // RSA is an entity that signs with an RSA key, which its peers know by keyID (§5.4).
 func RSA(identity, keyID string) EntityAuthData {
@@ -29,26 +28,17 @@ func parseRSA(authData *fields) EntityAuthData {
 	return EntityAuthData{identity: authData.text("identity"), keyID: authData.text("pubkeyid")}
 }
 
-func contextRSA(ctx context.Context, cfg *Config, keys EntityKeys, d EntityAuthData, own bool) (CryptoContext, error) {
+func contextRSA(ctx context.Context, cfg *Config, keys EntityKeys, d *EntityAuthData, own bool) (CryptoContext, error) {
 	if own {
-		c, err := keys.EntityContext(ctx, schemeRSA, d.identity, d.keyID)
-		if failureOf(err) == NoSuchKey {
-			return nil, fail(RSAPrivateKeyNotFound, "own RSA key", err)
-		}
-		if err != nil {
-			return nil, custodyError(err, RSAPrivateKeyNotFound, "own RSA key")
-		}
-		return c, nil
+		return ownKey(ctx, keys, d, RSAPrivateKeyNotFound)
 	}
 	key := cfg.RSAPublicKeys[d.keyID]
-	if key == nil {
+	switch {
+	case key == nil:
 		return nil, fail(RSAPublicKeyNotFound, "RSA entity", nil)
-	}
-	if key.N == nil || key.N.BitLen() < minRSABits {
+	case key.N == nil || key.N.BitLen() < minRSABits || key.N.BitLen() > maxRSABits:
 		return nil, fail(InvalidPublicKey, "RSA entity", nil)
-	}
-	allowed, named := cfg.RSAIdentities[d.keyID]
-	if named && !slices.Contains(allowed, d.identity) || !named && d.identity != d.keyID {
+	case !d.mayClaim(cfg.RSAIdentities):
 		return nil, fail(IncorrectEntityAuthData, "RSA entity", nil)
 	}
 	return rsaVerifier{key}, nil
@@ -65,14 +55,21 @@ func (v rsaVerifier) Seal(context.Context, [][]byte) ([]Part, error) {
 }
 
 func (v rsaVerifier) Open(ctx context.Context, parts []Part) ([][]byte, error) {
+	return openSigned(ctx, parts, func(p Part) bool {
+		digest := sha256.Sum256(p.Data)
+		return rsa.VerifyPKCS1v15(v.key, crypto.SHA256, digest[:], p.Signature) == nil
+	})
+}
+
+// openSigned returns the data of parts that are signed and not encrypted, up to the first that does not verify.
+func openSigned(ctx context.Context, parts []Part, verified func(Part) bool) ([][]byte, error) {
 	plain := make([][]byte, 0, len(parts))
 	for _, p := range parts {
 		if err := ctx.Err(); err != nil {
 			return plain, err
 		}
-		digest := sha256.Sum256(p.Data)
-		if rsa.VerifyPKCS1v15(v.key, crypto.SHA256, digest[:], p.Signature) != nil {
-			return plain, notVerified{"RSA signature"}
+		if !verified(p) {
+			return plain, notVerified{"signature"}
 		}
 		plain = append(plain, p.Data)
 	}

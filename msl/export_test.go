@@ -57,16 +57,16 @@ func (r *KeyResponse) EncodeForTest() []byte { return r.encode() }
 
 func (d *UserAuthData) EncodeForTest() []byte { return d.encode() }
 
-func AuthenticateUser(ctx context.Context, cfg *Config, encoded []byte, entity string, encrypted bool, beside *UserIDToken) (string, error) {
-	return authenticateUser(ctx, cfg, parseFields(encoded, "test", MSLParseError), entity, encrypted, beside)
+func AuthenticateUser(ctx context.Context, cfg *Config, tokens TokenOpener, encoded []byte, entity string, encrypted bool, beside *UserIDToken) (string, error) {
+	return authenticateUser(ctx, cfg, tokens, parseFields(encoded, "test", MSLParseError), entity, encrypted, beside)
 }
 
 func RemoteContext(ctx context.Context, cfg *Config, keys EntityKeys, encoded []byte) (CryptoContext, EntityAuthData, error) {
-	d, err := parseEntityAuthData(parseFields(encoded, "test", MSLParseError), cfg.remoteScheme)
+	d, err := cfg.ParseRemote(ctx, keys, encoded)
 	if err != nil {
 		return nil, d, err
 	}
-	c, err := remoteContext(ctx, cfg, keys, d)
+	c, err := remoteContext(ctx, cfg, keys, &d)
 	return c, d, err
 }
 
@@ -157,8 +157,11 @@ func Respond(ctx context.Context, cfg *Config, keys ServerKeys, req *Message, ou
 	return answer.header, answer.outer.master, w.Close()
 }
 
-func (c *Config) ParseRemote(encoded []byte) (EntityAuthData, error) {
-	return parseEntityAuthData(parseFields(encoded, "test", MSLParseError), c.remoteScheme)
+// ParseRemote parses the data of a remote entity. keys opens tokens, if it can.
+func (c *Config) ParseRemote(ctx context.Context, keys EntityKeys, encoded []byte) (EntityAuthData, error) {
+	o := opener{cfg: c, entities: keys}
+	o.tokens, _ = keys.(TokenOpener)
+	return o.entityData(ctx, parseFields(encoded, "test", MSLParseError))
 }
 
 var SealServiceToken = sealServiceToken

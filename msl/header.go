@@ -180,13 +180,13 @@ func (h *outerHeader) append(dst []byte) []byte {
 	return b.Bytes()
 }
 
-// parseOuterHeader reads a header in the order of §4.2. find looks schemes of entities up; cache may be nil.
-func parseOuterHeader(o mslenc.Object, find func(string) (*entityScheme, error), cache *tokenCache) (*outerHeader, error) {
+// parseOuterHeader reads a header in the order of §4.2. entity reads entity authentication data; cache may be nil.
+func parseOuterHeader(o mslenc.Object, entity func(fields) (EntityAuthData, error), cache *tokenCache) (*outerHeader, error) {
 	f := fields{obj: o, what: "message header", code: MSLParseError}
 	h := &outerHeader{}
 	var err error
 	if f.has("entityauthdata") {
-		if h.entity, err = parseEntityAuthData(f.object("entityauthdata", "entity authentication data"), find); err != nil {
+		if h.entity, err = entity(f.object("entityauthdata", "entity authentication data")); err != nil {
 			return nil, err
 		}
 	}

@@ -40,7 +40,8 @@ func (o *opener) open(ctx context.Context, d *mslenc.Decoder) (*Message, error) 
 	if len(object.Encoding()) > limits.Header {
 		return nil, fail(MSLParseError, "header", mslenc.ErrLimit)
 	}
-	head, err := parseOuterHeader(object, o.cfg.remoteScheme, o.cache)
+	entity := func(f fields) (EntityAuthData, error) { return o.entityData(ctx, f) }
+	head, err := parseOuterHeader(object, entity, o.cache)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +73,7 @@ func (o *opener) open(ctx context.Context, d *mslenc.Decoder) (*Message, error) 
 
 // openError opens the error data of an error message (§4.12).
 func (o *opener) openError(ctx context.Context, m *Message, part Part) error {
-	c, err := remoteContext(ctx, o.cfg, o.entities, m.Entity)
+	c, err := remoteContext(ctx, o.cfg, o.entities, &m.Entity)
 	if err != nil {
 		return err
 	}
@@ -107,7 +108,7 @@ func (o *opener) openHeader(ctx context.Context, m *Message, part Part) ([]byte,
 	if m.MasterToken != nil {
 		unverified = MessageMasterTokenBasedVerificationFailed
 		plain, err = o.openWithToken(ctx, m, parts)
-	} else if m.header, err = remoteContext(ctx, o.cfg, o.entities, m.Entity); err == nil {
+	} else if m.header, err = remoteContext(ctx, o.cfg, o.entities, &m.Entity); err == nil {
 		plain, err = m.header.Open(ctx, parts)
 	}
 	switch {

@@ -87,7 +87,7 @@ func (o *opener) readTokens(ctx context.Context, m *Message, f *fields) error {
 	}
 	if f.has("userauthdata") {
 		data := f.object("userauthdata", "user authentication data")
-		user, err := authenticateUser(ctx, o.cfg, data, m.Identity(), m.headerEncrypted(), m.UserIDToken)
+		user, err := authenticateUser(ctx, o.cfg, o.tokens, data, m.Identity(), m.headerEncrypted(), m.UserIDToken)
 		if err != nil {
 			return err
 		}

@@ -46,7 +46,7 @@ func NewServer(c *Config, keys ServerKeys, h Handler) (*Server, error) {
 	if _, err := c.ownScheme(); err != nil {
 		return nil, err
 	}
-	if err := c.checkKeyExchanges(); err != nil {
+	if err := errors.Join(c.checkSchemes(), c.checkKeyExchanges()); err != nil {
 		return nil, err
 	}
 	config := *c

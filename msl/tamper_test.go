@@ -77,7 +77,7 @@ func everything(o *msl.Opener, message []byte) (string, error) {
 		return "", err
 	}
 	s := fmt.Sprintf("%d %d %q %q %v %v %v %v %v %v %q %x", m.ID, m.Timestamp, m.Identity(), m.User, m.UserAuth, m.Renewable, m.Handshake(),
-		m.NonReplayableID, m.Encrypted, m.IntegrityProtected, m.Entity, data)
+		m.NonReplayableID, m.Encrypted, m.IntegrityProtected, m.Entity.Encoding(), data)
 	if m.MasterToken != nil {
 		s += fmt.Sprintf(" %+v", *m.MasterToken)
 	}

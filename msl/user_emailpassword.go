@@ -21,7 +21,7 @@ func EmailPassword(email, password string) *UserAuthData {
 
 func parseEmailPassword(authData *fields) userLogin {
 	email, password := authData.text("email"), authData.text("password")
-	return func(ctx context.Context, cfg *Config, entity string) (string, error) {
+	return func(ctx context.Context, cfg *Config, _ TokenOpener, entity string) (string, error) {
 		email, password := trimJava(email), trimJava(password)
 		if email == "" || password == "" {
 			return "", fail(EmailPasswordBlank, "user login", nil)

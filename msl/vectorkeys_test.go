@@ -5,8 +5,10 @@ package msl_test
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/x509"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -29,18 +31,46 @@ func vectorConfig() *msl.Config {
 		}
 		keys[id] = key.(*rsa.PublicKey)
 	}
-	everyone := []string{"rsa-dev", "rsa-srv", "rsa-server", "revoked-entity", "unpermitted-entity"}
+	curves := make(map[string]*ecdsa.PublicKey)
+	for id, pair := range f.ECCStore {
+		key, err := x509.ParsePKIXPublicKey(f.KeyPairs[pair].SPKI)
+		if err != nil {
+			panic(err)
+		}
+		curves[id] = key.(*ecdsa.PublicKey)
+	}
+	everyone := []string{"rsa-dev", "rsa-srv", "rsa-server", "ec-dev", "ec-srv", "revoked-entity", "unpermitted-entity"}
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	for _, name := range f.X509Trusted {
+		certificate, err := x509.ParseCertificate(f.Certificates[name].DER)
+		if err != nil {
+			panic(err)
+		}
+		if certificate.CheckSignatureFrom(certificate) == nil {
+			roots.AddCert(certificate)
+		} else {
+			intermediates.AddCert(certificate)
+		}
+	}
 	return &msl.Config{
 		Entity:        msl.PSK("psk-server"),
-		EntitySchemes: []string{"PSK", "RSA", "NONE"},
+		EntitySchemes: []string{"PSK", "PSK_PROFILE", "X509", "RSA", "ECC", "NONE", "NONE_SUFFIXED", "MT_PROTECTED", "PROVISIONED"},
 		RSAPublicKeys: keys,
 		RSAIdentities: map[string][]string{"rsa-client-key": everyone, "rsa-server-key": everyone, "nokey": everyone},
-		KeyExchanges: []msl.KeyExchange{
+		ECCPublicKeys: curves,
+		ECCIdentities: map[string][]string{"ec-client-key": everyone, "ec-server-key": everyone},
+		X509Roots:     roots, X509Intermediates: intermediates,
+		Provision: func(context.Context) (string, error) { return "provisioned-1", nil },
+		KeyExchanges: []msl.KeyExchange{ // in the reference's order
+			{Scheme: "JWK_LADDER", Mechanism: "WRAP"}, {Scheme: "JWK_LADDER", Mechanism: "PSK"},
+			{Scheme: "JWE_LADDER", Mechanism: "WRAP"}, {Scheme: "JWE_LADDER", Mechanism: "PSK"},
+			{Scheme: "DIFFIE_HELLMAN", Mechanism: "dh768"}, {Scheme: "DIFFIE_HELLMAN", Mechanism: "dh2048"},
 			{Scheme: "ASYMMETRIC_WRAPPED", Mechanism: "RSA"}, {Scheme: "ASYMMETRIC_WRAPPED", Mechanism: "JWE_RSA"},
 			{Scheme: "ASYMMETRIC_WRAPPED", Mechanism: "JWEJS_RSA"}, {Scheme: "ASYMMETRIC_WRAPPED", Mechanism: "JWK_RSA"},
 			{Scheme: "ASYMMETRIC_WRAPPED", Mechanism: "JWK_RSAES"}, {Scheme: "SYMMETRIC_WRAPPED", Mechanism: "PSK"},
 		},
 		ServiceTokenKeys:    map[string]string{"secure": "secure", "": "default"},
+		UserSchemes:         []string{"EMAIL_PASSWORD", "USER_ID_TOKEN"},
 		Users:               vectorUsers(f.Users),
 		Policy:              &vectorPolicy{largest: make(map[int64]int64)},
 		MasterTokenRenewal:  1800 * time.Second,
@@ -89,9 +119,12 @@ func (*vectorPolicy) MasterToken(_ context.Context, _ string, t *msl.MasterToken
 	return 0, nil
 }
 
-func (*vectorPolicy) UserIDToken(_ context.Context, _ string, t *msl.UserIDToken) (msl.Code, error) {
-	if t.SerialNumber == 667 {
+func (*vectorPolicy) UserIDToken(_ context.Context, user string, t *msl.UserIDToken) (msl.Code, error) {
+	switch {
+	case t.SerialNumber == 667:
 		return msl.UserIDTokenRevoked, nil
+	case !strings.HasPrefix(user, "user"):
+		return msl.UserIDTokenIdentityInvalid, nil
 	}
 	return 0, nil
 }

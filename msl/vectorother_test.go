@@ -6,6 +6,7 @@ package msl_test
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -18,24 +19,16 @@ import (
 
 func entityAuthVectors(t *testing.T) {
 	msltest.Vectors(t, "entityauth.json", map[string]func(msltest.Case) error{
-		"encode": checkEntityEncode, "parse": checkEntityParse,
+		"encode":  func(c msltest.Case) error { return checkEntityEncode(t, c) },
+		"parse":   func(c msltest.Case) error { return checkEntityParse(t, c) },
 		"context": func(c msltest.Case) error { return checkEntityContext(t, c) },
 	})
 }
 
-func checkEntityEncode(c msltest.Case) error {
-	var fields struct{ Identity, PubKeyID string }
-	c.Into("fields", &fields)
-	var d msl.EntityAuthData
-	switch c.String("scheme") {
-	case "PSK":
-		d = msl.PSK(fields.Identity)
-	case "RSA":
-		d = msl.RSA(fields.Identity, fields.PubKeyID)
-	case "NONE":
-		d = msl.None(fields.Identity)
-	default:
-		return errors.New("not built")
+func checkEntityEncode(t testing.TB, c msltest.Case) error {
+	d, err := vectorEntity(t, c)
+	if err != nil {
+		return err
 	}
 	encrypts, protects, err := msl.SchemeFlags(d.Scheme)
 	if err != nil || encrypts != c.Bool("encrypts") || protects != c.Bool("protects_integrity") {
@@ -44,15 +37,77 @@ func checkEntityEncode(c msltest.Case) error {
 	if d.Identity() != c.String("identity") {
 		return fmt.Errorf("identity %q", d.Identity())
 	}
-	return sameJSON(d.Encoding(), c.Bytes("output"))
+	if d.Scheme != "MT_PROTECTED" {
+		return sameJSON(d.Encoding(), c.Bytes("output"))
+	}
+	for _, encoded := range [][]byte{d.Encoding(), c.Bytes("output")} { // no two are encrypted alike
+		got, err := vectorConfig().ParseRemote(context.Background(), inproc.Agent(t), encoded)
+		if err != nil || got.Identity() != d.Identity() || got.Scheme != d.Scheme {
+			return fmt.Errorf("opened to %q: %w", got.Identity(), err)
+		}
+	}
+	return nil
 }
 
-func checkEntityParse(c msltest.Case) error {
+// vectorEntity makes the data that a case describes.
+func vectorEntity(t testing.TB, c msltest.Case) (msl.EntityAuthData, error) {
+	var fields struct {
+		Identity, PubKeyID, PSKID, Profile, Certificate, Root, Suffix string
+		MasterToken                                                   []byte `json:"master_token"`
+		InnerScheme                                                   string `json:"inner_scheme"`
+		InnerIdentity                                                 string `json:"inner_identity"`
+	}
+	c.Into("fields", &fields)
+	switch c.String("scheme") {
+	case "PSK":
+		return msl.PSK(fields.Identity), nil
+	case "PSK_PROFILE":
+		return msl.PSKProfile(fields.PSKID, fields.Profile), nil
+	case "X509":
+		return fixtureX509(fields.Certificate)
+	case "RSA":
+		return msl.RSA(fields.Identity, fields.PubKeyID), nil
+	case "ECC":
+		return msl.ECC(fields.Identity, fields.PubKeyID), nil
+	case "NONE":
+		return msl.None(fields.Identity), nil
+	case "NONE_SUFFIXED":
+		return msl.NoneSuffixed(fields.Root, fields.Suffix), nil
+	case "PROVISIONED":
+		return msl.Provisioned(), nil
+	case "MT_PROTECTED":
+		inner := msl.PSK(fields.InnerIdentity)
+		if fields.InnerScheme == "NONE" {
+			inner = msl.None(fields.InnerIdentity)
+		}
+		return msl.MTProtected(context.Background(), knownSession{inproc.Session(t)}, &msl.State{MasterToken: fields.MasterToken}, inner)
+	}
+	return msl.EntityAuthData{}, errors.New("an unknown scheme")
+}
+
+// fixtureX509 is an entity with a certificate of the fixtures.
+func fixtureX509(name string) (msl.EntityAuthData, error) {
+	certificate, err := x509.ParseCertificate(inproc.Fixtures().Certificates[name].DER)
+	if err != nil {
+		return msl.EntityAuthData{}, err
+	}
+	return msl.X509(certificate, name)
+}
+
+// A knownSession unseals anything to the same session.
+type knownSession struct{ session msl.CryptoContext }
+
+func (knownSession) SealSession(context.Context, msl.CryptoContext) ([]byte, error) { return nil, nil }
+func (k knownSession) UnsealSession(context.Context, []byte, msl.Token) (msl.CryptoContext, error) {
+	return k.session, nil
+}
+
+func checkEntityParse(t testing.TB, c msltest.Case) error {
 	cfg := vectorConfig()
 	if c.Name == "factory-not-registered" {
 		cfg.EntitySchemes = []string{}
 	}
-	d, err := cfg.ParseRemote(c.Bytes("document"))
+	d, err := cfg.ParseRemote(context.Background(), inproc.Agent(t), c.Bytes("document"))
 	if done, differs := refused(c, err); done {
 		return differs
 	}
@@ -104,6 +159,9 @@ func checkErrorEncode(t testing.TB, c msltest.Case) error {
 		var err error
 		if cfg.Entity, err = msl.ParseEntityAuthData(c.Bytes("entity_auth_data")); err != nil {
 			return err
+		}
+		if cfg.Entity.Scheme == "X509" { // the name of whose key does not travel
+			cfg.Entity, _ = fixtureX509("x_leaf")
 		}
 	}
 	e := &msl.RemoteError{

@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/mslkeep/mslkeep/internal/msltest"
+	"github.com/mslkeep/mslkeep/internal/msltest/inproc"
 	"github.com/mslkeep/mslkeep/msl"
 )
 
@@ -44,7 +45,7 @@ func TestVectors(t *testing.T) {
 	t.Run("entityauth", entityAuthVectors)
 	t.Run("userauth", func(t *testing.T) {
 		msltest.Vectors(t, "userauth.json", map[string]func(msltest.Case) error{
-			"encode": checkUserEncode, "authenticate": checkAuthenticate,
+			"encode": checkUserEncode, "authenticate": func(c msltest.Case) error { return checkAuthenticate(t, c) },
 		})
 	})
 	t.Run("keyx", func(t *testing.T) {
@@ -234,14 +235,32 @@ func sameData(got []byte, c msltest.Case) error {
 }
 
 func checkUserEncode(c msltest.Case) error {
-	if c.String("scheme") != "EMAIL_PASSWORD" {
-		return errors.New("not built")
+	if c.String("scheme") == "EMAIL_PASSWORD" {
+		d := msl.EmailPassword(c.String("email"), c.String("password"))
+		return sameJSON(d.EncodeForTest(), c.Bytes("output"))
 	}
-	d := msl.EmailPassword(c.String("email"), c.String("password"))
+	earlier := &msl.State{MasterToken: c.Bytes("master_token"), UserIDTokens: map[string][]byte{"me": c.Bytes("user_id_token")}}
+	if c.Name == "user-id-token-unbound" {
+		earlier = unboundState(c)
+	}
+	d, err := msl.EarlierUserIDToken(earlier, "me")
+	if done, differs := refused(c, err); done {
+		return differs
+	}
 	return sameJSON(d.EncodeForTest(), c.Bytes("output"))
 }
 
-func checkAuthenticate(c msltest.Case) error {
+// unboundState holds tokens that do not belong together.
+func unboundState(c msltest.Case) *msl.State {
+	master := fmt.Sprintf(`{"renewalwindow":1,"expiration":2,"sequencenumber":1,"serialnumber":%d,"sessiondata":"AA=="}`, c.Int("master_token_serial"))
+	user := fmt.Sprintf(`{"renewalwindow":1,"expiration":2,"mtserialnumber":%d,"serialnumber":1,"userdata":"AA=="}`, c.Int("user_id_token_mt_serial"))
+	return &msl.State{
+		MasterToken:  msl.Token{Data: []byte(master), Signature: []byte{1}}.Encoding(),
+		UserIDTokens: map[string][]byte{"me": msl.Token{Data: []byte(user), Signature: []byte{1}}.Encoding()},
+	}
+}
+
+func checkAuthenticate(t testing.TB, c msltest.Case) error {
 	cfg := vectorConfig()
 	if c.Name == "factory-not-registered" {
 		cfg.Users = nil
@@ -250,7 +269,7 @@ func checkAuthenticate(c msltest.Case) error {
 	if u := c.String("beside_user_id_token_of"); u != "" {
 		beside = &msl.UserIDToken{Verified: true, User: u}
 	}
-	user, err := msl.AuthenticateUser(context.Background(), cfg, c.Bytes("document"), c.String("entity"), true, beside)
+	user, err := msl.AuthenticateUser(context.Background(), cfg, inproc.Agent(t), c.Bytes("document"), c.String("entity"), true, beside)
 	if done, differs := refused(c, err); done {
 		return differs
 	}

@@ -5,10 +5,6 @@ package custody
 
 import (
 	"context"
-	"crypto"
-	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/x509"
 	"errors"
 	"net/url"
 	"strings"
@@ -45,8 +41,11 @@ func (e *entity) open(ctx context.Context, part wire.Part) ([]byte, error) {
 
 // entitySchemes are the entity authentication schemes whose keys are in the agent (§5.1).
 var entitySchemes = map[string]func(context.Context, *Agent, *wire.EntityContextRequest) (*entity, error){
-	"PSK": pskEntity,
-	"RSA": rsaEntity,
+	"PSK":         pskEntity,
+	"PSK_PROFILE": pskEntity, // whose keys are found by the identity that the profile makes
+	"X509":        rsaEntity,
+	"RSA":         rsaEntity,
+	"ECC":         eccEntity,
 }
 
 // pskEntity is §5.2.
@@ -79,7 +78,7 @@ func (a *Agent) preSharedKeys(ctx context.Context, identity string) (*keySet, er
 	return set, nil
 }
 
-// rsaEntity is the local entity of §5.4. A remote one's public key needs no custody.
+// rsaEntity is the local entity of §5.3 and of §5.4 with RSA. A remote one's public key needs no custody.
 func rsaEntity(ctx context.Context, a *Agent, r *wire.EntityContextRequest) (*entity, error) {
 	name, err := KeyName(a.cfg.RSAPrefix, r.KeyID)
 	if err != nil {
@@ -112,53 +111,4 @@ func (a *Agent) serviceKeys(keys string) (string, error) {
 		keys = "default"
 	}
 	return KeyName(a.cfg.ServicePrefix, keys)
-}
-
-// An rsaSigner signs, and does not encrypt (§2.8, SIGN_VERIFY).
-type rsaSigner struct {
-	key    usedKey
-	signer providers.Signer // nil: none
-	public *rsa.PublicKey   // nil: none
-}
-
-func newRSASigner(ctx context.Context, key usedKey) (*rsaSigner, error) {
-	signer, ok1 := key.Key.(providers.Signer)
-	public, ok2 := key.Key.(providers.PublicKeyer)
-	if !ok1 || !ok2 {
-		return nil, unsupported(mslSignNotSupported, "signing with a key that cannot")
-	}
-	spki, err := public.PublicKey(ctx)
-	if err != nil {
-		return nil, err
-	}
-	pub, err := x509.ParsePKIXPublicKey(spki)
-	rsaKey, ok := pub.(*rsa.PublicKey)
-	if err != nil || !ok {
-		return nil, unsupported(mslSignNotSupported, "signing with a key that is no RSA key")
-	}
-	return &rsaSigner{key, signer, rsaKey}, nil
-}
-
-func (s *rsaSigner) seal(ctx context.Context, plain []byte) (wire.Part, error) {
-	if s.signer == nil {
-		return wire.Part{}, unsupported(mslSignNotSupported, "signing without a private key")
-	}
-	s.key.used()
-	signature, err := s.signer.Sign(ctx, providers.RSAPKCS1, plain)
-	return wire.Part{Data: plain, Signature: signature}, err
-}
-
-func (s *rsaSigner) open(_ context.Context, part wire.Part) ([]byte, error) {
-	if s.public == nil {
-		return nil, unsupported(mslVerifyNotSupported, "verifying without a public key")
-	}
-	signature := rawSignature(part.Signature)
-	if len(signature) != s.public.Size() {
-		return nil, unverified(mslSignatureError, "verifying a signature")
-	}
-	sum := sha256.Sum256(part.Data)
-	if err := rsa.VerifyPKCS1v15(s.public, crypto.SHA256, sum[:], signature); err != nil {
-		return nil, unverified(noNumber, "verifying a signature")
-	}
-	return part.Data, nil
 }

@@ -46,7 +46,10 @@ var fixtures = sync.OnceValue(func() (f struct {
 	return f
 })
 
-func fixturePair(name string) *rsa.PrivateKey {
+func fixturePair(name string) *rsa.PrivateKey { return anyPair(name).(*rsa.PrivateKey) }
+
+// anyPair returns the private key of a pair of any type.
+func anyPair(name string) any {
 	der, err := base64.StdEncoding.DecodeString(fixtures().Pairs[name].PKCS8)
 	if err != nil {
 		panic(err)
@@ -55,7 +58,7 @@ func fixturePair(name string) *rsa.PrivateKey {
 	if err != nil {
 		panic(err)
 	}
-	return key.(*rsa.PrivateKey)
+	return key
 }
 
 // fixtureGroup returns a Diffie-Hellman group of the fixtures.

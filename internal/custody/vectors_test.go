@@ -91,7 +91,7 @@ func TestVectors(t *testing.T) {
 	rsaVectors(t)
 	tokenVectors(t)
 	keyExchangeVectors(t)
-	msltest.Vectors(t, "ecc.json", nil)
+	eccVectors(t)
 	msltest.Vectors(t, "derive.json", map[string]func(msltest.Case) error{
 		"wrapping-key": func(c msltest.Case) error {
 			wrap := deriveWrappingKey(append(c.Hex("encryption_key"), c.Hex("hmac_key")...))

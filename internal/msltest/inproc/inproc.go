@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -66,7 +67,17 @@ type Keys struct {
 	PSK                  map[string]KeySet
 	KeyPairs             map[string]struct{ PKCS8, SPKI []byte } `json:"key_pairs"`
 	RSAStore             map[string]string                       `json:"rsa_store"`
-	Users                []User
+	ECCStore             map[string]string                       `json:"ecc_store"`
+	Certificates         map[string]struct {
+		DER []byte
+		Key string
+	}
+	X509Trusted []string `json:"x509_trusted"`
+	PSKProfile  struct {
+		PSKID, Profile, Identity string
+	} `json:"psk_profile"`
+	DHParameters map[string]struct{ P, G string } `json:"dh_parameters"`
+	Users        []User
 }
 
 // Fixtures returns the keys of the vectors. They are public.
@@ -149,6 +160,11 @@ func fill(p *software.Provider, f *Keys) error {
 		}
 		sets[name] = k
 	}
+	profile, err := custody.KeyName("psk/", f.PSKProfile.Identity)
+	if err != nil {
+		return err
+	}
+	sets[profile] = f.PSK[f.PSKProfile.PSKID]
 	for name, k := range f.ServiceTokenContexts {
 		if name == "" {
 			name = "default"
@@ -161,14 +177,26 @@ func fill(p *software.Provider, f *Keys) error {
 		}
 	}
 	ctx := context.Background()
+	pairs := make(map[string]string) // fixture by name of the key
 	for id, pair := range f.RSAStore {
-		if _, err := p.Import(ctx, "rsa/"+id, providers.RSA2048, slices.Clone(f.KeyPairs[pair].PKCS8)); err != nil {
-			return fmt.Errorf("RSA key %s: %w", id, err)
+		pairs["rsa/"+id] = pair
+	}
+	for id, pair := range f.ECCStore {
+		pairs["ec/"+id] = pair
+	}
+	pairs["rsa/x_leaf"] = "x_leaf"
+	for name, pair := range pairs {
+		keyType := providers.RSA2048
+		if strings.HasPrefix(name, "ec/") {
+			keyType = providers.ECP256
+		}
+		if _, err := p.Import(ctx, name, keyType, slices.Clone(f.KeyPairs[pair].PKCS8)); err != nil {
+			return fmt.Errorf("key pair %s: %w", name, err)
 		}
 	}
 	storage := make([]byte, 32)
 	rand.Read(storage)
-	_, err := p.Import(ctx, "storage", providers.AES256, storage)
+	_, err = p.Import(ctx, "storage", providers.AES256, storage)
 	return err
 }
 
@@ -199,7 +227,7 @@ func withKeys(t testing.TB, extra map[string]KeySet) *agent.Client {
 func start(t testing.TB, p providers.Provider) *agent.Client {
 	t.Helper()
 	a, err := custody.New(context.Background(), custody.Config{
-		Provider: p, TokenKeys: "msl", StorageKey: storageKey(p), Allow: []string{"RSA", "JWK_RSAES"},
+		Provider: p, TokenKeys: "msl", StorageKey: storageKey(p), Allow: []string{"RSA", "JWK_RSAES", "DIFFIE_HELLMAN/dh768"}, Groups: groups(),
 		Now: func() time.Time { return Time },
 	})
 	if err != nil {
@@ -208,6 +236,20 @@ func start(t testing.TB, p providers.Provider) *agent.Client {
 	peer := a.NewPeer()
 	t.Cleanup(peer.Close)
 	return agent.New(wire.Direct{Handler: peer})
+}
+
+// groups are the Diffie-Hellman groups of the vectors.
+func groups() map[string]custody.Group {
+	out := make(map[string]custody.Group)
+	for id, x := range Fixtures().DHParameters {
+		p, ok1 := new(big.Int).SetString(x.P, 16)
+		g, ok2 := new(big.Int).SetString(x.G, 16)
+		if !ok1 || !ok2 {
+			panic("Diffie-Hellman group " + id)
+		}
+		out[id] = custody.Group{P: p.Bytes(), G: g.Bytes()}
+	}
+	return out
 }
 
 // storageKey is the name of the storage key, if p has one.
