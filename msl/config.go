@@ -5,7 +5,7 @@ package msl
 
 import (
 	"context"
-	"crypto/ecdsa"
+	"crypto"
 	"crypto/rsa"
 	"crypto/x509"
 	"time"
@@ -35,8 +35,9 @@ type Config struct {
 	// here may claim only the identity that equals its pubkeyid.
 	RSAIdentities map[string][]string
 
-	// ECCPublicKeys and ECCIdentities are the same for scheme ECC. Curves are P-256, P-384 and P-521.
-	ECCPublicKeys map[string]*ecdsa.PublicKey
+	// ECCPublicKeys and ECCIdentities are the same for scheme ECC. The keys are of type *ecdsa.PublicKey, on
+	// P-256, P-384 or P-521.
+	ECCPublicKeys map[string]crypto.PublicKey
 	ECCIdentities map[string][]string
 
 	// X509Roots are the certificates to which those of entities with scheme X509 must lead, by way of

@@ -8,6 +8,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
+	"slices"
 )
 
 // ECC is an entity that signs with a key on an elliptic curve, which its peers know by keyID (§5.4).
@@ -23,13 +24,12 @@ func contextECC(ctx context.Context, cfg *Config, keys EntityKeys, d *EntityAuth
 	if own {
 		return ownKey(ctx, keys, d, ECCPrivateKeyNotFound)
 	}
-	key := cfg.ECCPublicKeys[d.keyID]
-	if key == nil {
+	known, ok := cfg.ECCPublicKeys[d.keyID]
+	if !ok {
 		return nil, fail(ECCPublicKeyNotFound, "ECC entity", nil)
 	}
-	switch key.Curve {
-	case elliptic.P256(), elliptic.P384(), elliptic.P521():
-	default:
+	key, ok := known.(*ecdsa.PublicKey)
+	if !ok || key == nil || !slices.Contains([]elliptic.Curve{elliptic.P256(), elliptic.P384(), elliptic.P521()}, key.Curve) {
 		return nil, fail(InvalidPublicKey, "ECC entity", nil)
 	}
 	if !d.mayClaim(cfg.ECCIdentities) {

@@ -5,7 +5,7 @@ package msl_test
 
 import (
 	"context"
-	"crypto/ecdsa"
+	"crypto"
 	"crypto/rsa"
 	"crypto/x509"
 	"strings"
@@ -31,13 +31,13 @@ func vectorConfig() *msl.Config {
 		}
 		keys[id] = key.(*rsa.PublicKey)
 	}
-	curves := make(map[string]*ecdsa.PublicKey)
+	curves := make(map[string]crypto.PublicKey)
 	for id, pair := range f.ECCStore {
 		key, err := x509.ParsePKIXPublicKey(f.KeyPairs[pair].SPKI)
 		if err != nil {
 			panic(err)
 		}
-		curves[id] = key.(*ecdsa.PublicKey)
+		curves[id] = key
 	}
 	everyone := []string{"rsa-dev", "rsa-srv", "rsa-server", "ec-dev", "ec-srv", "revoked-entity", "unpermitted-entity"}
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
