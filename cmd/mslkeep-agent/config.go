@@ -4,10 +4,12 @@
 package main
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,10 +28,12 @@ type config struct {
 	StorageKey       string       `toml:"storage-key"`
 	PSKPrefix        string       `toml:"psk-prefix"`
 	RSAPrefix        string       `toml:"rsa-prefix"`
+	ECPrefix         string       `toml:"ec-prefix"`
 	ServicePrefix    string       `toml:"service-prefix"`
 	Allow            []string     `toml:"allow"`
 	KeyLog           string       `toml:"key-log"`
 	Limits           limitsConfig `toml:"limits"`
+	Groups           []dhGroup    `toml:"dh-groups"`
 
 	path   string // of this file
 	manage bool   // --manage
@@ -46,6 +50,14 @@ type limitsConfig struct {
 	Pending  int           `toml:"pending"`
 	PairAge  time.Duration `toml:"pair-age"`
 	PairUses int           `toml:"pair-uses"`
+}
+
+// A dhGroup is a group for the key exchange DIFFIE_HELLMAN: one of RFC 3526 by name, or its numbers in hexadecimal.
+type dhGroup struct {
+	ID    string `toml:"id"`
+	Group string `toml:"group"`
+	P     string `toml:"p"`
+	G     string `toml:"g"`
 }
 
 // loadConfig reads the file and makes its paths absolute. A key that means nothing is an error.
@@ -73,7 +85,7 @@ func loadConfig(path string) (*config, error) {
 }
 
 func parseConfig(text string) (*config, error) {
-	c := &config{PSKPrefix: "psk/", RSAPrefix: "rsa/", ServicePrefix: "service/"}
+	c := &config{PSKPrefix: "psk/", RSAPrefix: "rsa/", ECPrefix: "ec/", ServicePrefix: "service/"}
 	md, err := toml.Decode(text, c)
 	if err != nil {
 		return nil, err
@@ -87,14 +99,19 @@ func parseConfig(text string) (*config, error) {
 		return nil, errors.New("keys is missing: the file that holds all keys")
 	case (c.KeySource == "") == (c.PassphraseSource == ""):
 		return nil, errors.New("set either key-source or passphrase-source, which opens the file of keys")
-	case c.PSKPrefix == "" || c.RSAPrefix == "" || c.ServicePrefix == "":
-		return nil, errors.New("psk-prefix, rsa-prefix and service-prefix must not be empty")
-	case c.PSKPrefix == c.RSAPrefix || c.PSKPrefix == c.ServicePrefix || c.RSAPrefix == c.ServicePrefix:
-		return nil, errors.New("psk-prefix, rsa-prefix and service-prefix must differ")
+	case !distinct(c.PSKPrefix, c.RSAPrefix, c.ECPrefix, c.ServicePrefix):
+		return nil, errors.New("psk-prefix, rsa-prefix, ec-prefix and service-prefix must differ, and not be empty")
 	case min(l.Age, l.Idle, l.PairAge) < 0 || min(l.Uses, l.Bytes) < 0 || min(l.Sessions, l.Entities, l.Pending, l.PairUses) < 0:
 		return nil, errors.New("limits must not be negative")
 	}
-	return c, nil
+	_, err = c.dhGroups()
+	return c, err
+}
+
+// distinct reports whether no two of the names are the same, and none is empty.
+func distinct(names ...string) bool {
+	slices.Sort(names)
+	return names[0] != "" && len(slices.Compact(names)) == len(names)
 }
 
 // beside makes a path absolute, relative to a folder.
@@ -115,6 +132,40 @@ func sourceBeside(dir, source string) string {
 
 func (c *config) unlock() software.Unlock {
 	return software.Unlock{PassphraseSource: c.PassphraseSource, KeySource: c.KeySource}
+}
+
+// dhGroups returns the groups by id. Whether they are any good, package custody finds out.
+func (c *config) dhGroups() (map[string]custody.Group, error) {
+	groups := make(map[string]custody.Group)
+	for _, d := range c.Groups {
+		if _, twice := groups[d.ID]; twice || d.ID == "" {
+			return nil, fmt.Errorf("[[dh-groups]] %q: each must have an id of its own", d.ID)
+		}
+		g, ok := custody.StandardGroup(d.Group)
+		if d.Group == "" {
+			var ok1, ok2 bool
+			g.P, ok1 = hexNumber(d.P)
+			g.G, ok2 = hexNumber(d.G)
+			ok = ok1 && ok2
+		} else if d.P != "" || d.G != "" {
+			ok = false
+		}
+		if !ok {
+			return nil, fmt.Errorf("[[dh-groups]] %q: set either group, to a name such as modp2048, or p and g, in hexadecimal", d.ID)
+		}
+		groups[d.ID] = g
+	}
+	return groups, nil
+}
+
+// hexNumber reads a number, which may have white space in it.
+func hexNumber(text string) ([]byte, bool) {
+	text = strings.Join(strings.Fields(text), "")
+	if len(text)%2 == 1 {
+		text = "0" + text
+	}
+	b, err := hex.DecodeString(text)
+	return b, err == nil && len(b) > 0
 }
 
 func (l limitsConfig) custody() custody.Limits {

@@ -66,7 +66,7 @@ func TestExample(t *testing.T) {
 	if _, err := parseConfig(example); err != nil {
 		t.Fatal(err)
 	}
-	full := regexp.MustCompile(`(?m)^# ([a-z-]+ = )`).ReplaceAllString(example, "$1")
+	full := regexp.MustCompile(`(?m)^# ([a-z-]+ = |\[\[)`).ReplaceAllString(example, "$1")
 	shown, err := parseConfig(full)
 	if err != nil {
 		t.Fatal(err)
@@ -78,12 +78,16 @@ func TestExample(t *testing.T) {
 	l := &defaults.Limits // those of package custody
 	*l = limitsConfig{24 * time.Hour, time.Hour, 1 << 32, 1 << 38, 1 << 16, 1 << 12, 1 << 12, 10 * time.Minute, 100}
 	shown.Allow = nil // shown empty
+	if groups, err := shown.dhGroups(); len(groups) != 2 || err != nil {
+		t.Errorf("groups %v: %v", groups, err)
+	}
+	shown.Groups = nil
 	if !reflect.DeepEqual(shown, defaults) {
 		t.Errorf("the example shows %+v, the defaults are %+v", shown, defaults)
 	}
-	for _, typ := range []reflect.Type{reflect.TypeFor[config](), reflect.TypeFor[limitsConfig]()} {
+	for _, typ := range []reflect.Type{reflect.TypeFor[config](), reflect.TypeFor[limitsConfig](), reflect.TypeFor[dhGroup]()} {
 		for i := range typ.NumField() {
-			if name := typ.Field(i).Tag.Get("toml"); name != "" && !strings.Contains(full, "\n"+name+" = ") && name != "limits" {
+			if name := typ.Field(i).Tag.Get("toml"); name != "" && !strings.Contains(full, "\n"+name+" = ") && name != "limits" && name != "dh-groups" {
 				t.Errorf("the example does not document %s", name)
 			}
 		}
@@ -95,7 +99,9 @@ func TestConfigRefusals(t *testing.T) {
 	for _, bad := range []string{
 		"", "keys = \"k\"", "key-source = \"tty\"", good + "passphrase-source = \"tty\"", good + "pin = \"1234\"", good + "[limits]\nage = \"-1s\"",
 		good + "[limits]\nage = 5x", good + "[limits]\nsessions = -1", good + "[limits]\nuse = 1", good + "psk-prefix = \"rsa/\"",
-		good + "rsa-prefix = \"\"", good + "allow = \"RSA\"", good + "\x00", good + "[limits]\nuses = -1",
+		good + "rsa-prefix = \"\"", good + "allow = \"RSA\"", good + "[[dh-groups]]\nid = \"x\"", good + "[[dh-groups]]\nid = \"x\"\ngroup = \"modp1\"",
+		good + "[[dh-groups]]\ngroup = \"modp2048\"", good + "[[dh-groups]]\nid = \"x\"\ngroup = \"modp2048\"\np = \"17\"\ng = \"2\"",
+		good + "[[dh-groups]]\nid = \"x\"\np = \"2g\"\ng = \"2\"", good + strings.Repeat("[[dh-groups]]\nid = \"x\"\ngroup = \"modp2048\"\n", 2), good + "\x00", good + "[limits]\nuses = -1",
 	} {
 		if c, err := parseConfig(bad); err == nil {
 			t.Errorf("taken: %q: %+v", bad, c)

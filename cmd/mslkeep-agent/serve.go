@@ -42,10 +42,14 @@ func open(ctx context.Context, cfg *config, findings []plugin.Finding, stdin io.
 	if o.keys, err = software.Open(cfg.Keys, cfg.unlock(), software.Options{KeyLog: o.log}); err != nil {
 		return nil, &exitError{exitKeys, err, keysHint(err, cfg)}
 	}
+	groups, err := cfg.dhGroups()
+	if err != nil {
+		return nil, &exitError{exitConfig, err, ""}
+	}
 	o.Agent, err = custody.New(ctx, custody.Config{
 		Provider: o.keys, TokenKeys: cfg.TokenKeys, StorageKey: cfg.StorageKey,
-		PSKPrefix: cfg.PSKPrefix, RSAPrefix: cfg.RSAPrefix, ServicePrefix: cfg.ServicePrefix,
-		Limits: cfg.Limits.custody(), Allow: cfg.Allow,
+		PSKPrefix: cfg.PSKPrefix, RSAPrefix: cfg.RSAPrefix, ECPrefix: cfg.ECPrefix, ServicePrefix: cfg.ServicePrefix,
+		Limits: cfg.Limits.custody(), Allow: cfg.Allow, Groups: groups,
 		KeyLog: o.log, Manage: cfg.manage, Findings: wireFindings(findings), Stdin: stdin,
 	})
 	if errors.Is(err, providers.NoSuchKey) || errors.Is(err, wire.NoSuchKey) {
