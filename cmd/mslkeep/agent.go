@@ -68,25 +68,6 @@ func dialAgent(ctx context.Context, address string) (*agent.Client, error) {
 	return k, nil
 }
 
-// checkEntity makes sure that the agent has the keys with which we authenticate.
-func checkEntity(ctx context.Context, k *agent.Client, e entityConfig) error {
-	if e.Scheme == "NONE" {
-		return nil
-	}
-	_, err := k.EntityContext(ctx, e.Scheme, e.Identity, e.KeyID)
-	var failure msl.FailureError
-	if !errors.As(err, &failure) {
-		return err
-	}
-	if f, _ := failure.Failure(); f != msl.NoSuchKey {
-		return &exitError{exitAgent, err, hintFor(err)}
-	}
-	if e.Scheme == "PSK" {
-		return configError(fmt.Errorf("[entity] the agent has no pre-shared key of %q", e.Identity), "import it: mslkeep keys import psk/"+e.Identity)
-	}
-	return configError(fmt.Errorf("[entity] the agent has no key pair %q", e.KeyID), "make it: mslkeep keys generate --type rsa-2048 rsa/"+e.KeyID)
-}
-
 // hintFor says what to do about an agent's failure.
 func hintFor(err error) string {
 	var failure msl.FailureError

@@ -5,9 +5,6 @@ package main
 
 import (
 	"context"
-	"crypto/rsa"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -44,23 +41,19 @@ type agentConfig struct {
 	Socket string `toml:"socket"` // "unix:PATH" of a running agent, instead of the three above
 }
 
-// entityConfig says who this side is (§5).
-type entityConfig struct {
-	Scheme   string `toml:"scheme"` // PSK, RSA or NONE
-	Identity string `toml:"identity"`
-	KeyID    string `toml:"key-id"` // RSA: the pubkeyid
-}
-
 // peersConfig says who may be on the other side.
 type peersConfig struct {
-	Schemes  []string    `toml:"schemes"`
-	Identity string      `toml:"identity"`
-	RSA      []rsaConfig `toml:"rsa"`
-	Revoked  []string    `toml:"revoked"` // identities that serve refuses
+	Schemes       []string        `toml:"schemes"`
+	Identity      string          `toml:"identity"`
+	RSA           []peerKeyConfig `toml:"rsa"`
+	ECC           []peerKeyConfig `toml:"ecc"`
+	Roots         string          `toml:"x509-roots-file"`
+	Intermediates string          `toml:"x509-intermediates-file"`
+	Revoked       []string        `toml:"revoked"` // identities that serve refuses
 }
 
-// rsaConfig is the public key of a remote entity.
-type rsaConfig struct {
+// peerKeyConfig is the public key of a remote entity.
+type peerKeyConfig struct {
 	KeyID      string   `toml:"key-id"`
 	File       string   `toml:"public-key-file"` // PEM, SubjectPublicKeyInfo
 	Identities []string `toml:"identities"`
@@ -169,44 +162,13 @@ func (c *config) msl() (*msl.Config, error) {
 		m.Capabilities.Compression = c.MSL.Compression
 	}
 	var err error
-	if m.Entity, err = c.Entity.data(); err != nil {
+	if m.Entity, err = c.entity(); err != nil {
 		return nil, err
 	}
 	if m.KeyExchanges, err = keyExchanges(c.MSL.KeyExchanges); err != nil {
 		return nil, err
 	}
-	for _, r := range c.Peers.RSA {
-		key, err := publicKey(c.path(r.File))
-		if err != nil {
-			return nil, configError(fmt.Errorf("[[peers.rsa]] %q: %w", r.KeyID, err), "the file must hold a PEM block PUBLIC KEY")
-		}
-		if m.RSAPublicKeys == nil {
-			m.RSAPublicKeys, m.RSAIdentities = make(map[string]*rsa.PublicKey), make(map[string][]string)
-		}
-		m.RSAPublicKeys[r.KeyID] = key
-		if r.Identities != nil {
-			m.RSAIdentities[r.KeyID] = r.Identities
-		}
-	}
-	return m, nil
-}
-
-func (e entityConfig) data() (msl.EntityAuthData, error) {
-	if e.Identity == "" {
-		return msl.EntityAuthData{}, configError(errors.New("[entity] has no identity"), "")
-	}
-	switch e.Scheme {
-	case "PSK":
-		return msl.PSK(e.Identity), nil
-	case "RSA":
-		if e.KeyID == "" {
-			return msl.EntityAuthData{}, configError(errors.New("[entity] has no key-id"), "scheme RSA needs the name of its key")
-		}
-		return msl.RSA(e.Identity, e.KeyID), nil
-	case "NONE":
-		return msl.None(e.Identity), nil
-	}
-	return msl.EntityAuthData{}, configError(fmt.Errorf("[entity] scheme %q", e.Scheme), "it is one of PSK, RSA, NONE")
+	return m, c.trust(m)
 }
 
 // keyExchanges parses names such as "ASYMMETRIC_WRAPPED/JWE_RSA".
@@ -220,24 +182,4 @@ func keyExchanges(names []string) ([]msl.KeyExchange, error) {
 		out = append(out, msl.KeyExchange{Scheme: scheme, Mechanism: mechanism})
 	}
 	return out, nil
-}
-
-func publicKey(path string) (*rsa.PublicKey, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(data)
-	if block == nil || block.Type != "PUBLIC KEY" {
-		return nil, errors.New("no public key in " + path)
-	}
-	key, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	k, ok := key.(*rsa.PublicKey)
-	if !ok {
-		return nil, errors.New("no RSA key in " + path)
-	}
-	return k, nil
 }

@@ -29,14 +29,15 @@ makes the agent read a file, or the standard input that it shares with this prog
   public NAME      the public half of a key pair, as PEM
   health           how the agent is: its hardening, its provider, its open sessions
 
-Names have meaning: psk/IDENTITY holds the pre-shared keys of an entity, rsa/KEYID the key pair of
-this side, service/NAME the keys of service tokens.
+Names have meaning: psk/IDENTITY holds the pre-shared keys of an entity, rsa/KEYID or ec/KEYID a key pair
+of this side, service/NAME the keys of service tokens.
 
 Types: keyset (an encryption, a signature and a wrapping key), aes-128, aes-256, hmac-sha256,
 rsa-2048, rsa-3072, rsa-4096, ec-p256.
 
 Examples:
   mslkeep keys generate --config serve.toml --type rsa-2048 rsa/server
+  mslkeep keys generate --config serve.toml --type ec-p256 ec/server
   mslkeep keys import --config serve.toml --type keyset --file device.hex psk/device-1
   openssl rand -hex 48 | mslkeep keys import --config serve.toml --type keyset psk/device-2
 `

@@ -42,6 +42,7 @@ type sendConfig struct {
 	User         string `toml:"user"`
 	Email        string `toml:"email"`
 	PasswordFile string `toml:"password-file"`
+	UserFrom     string `toml:"user-from"` // store with a user ID token of before: USER_ID_TOKEN
 }
 
 // sendFlags are the flags of send, and of what bench and demo send.
@@ -51,7 +52,8 @@ type sendFlags struct {
 	protection, compression, keyExchanges string
 	nonReplayable, requestTokens          bool
 	json, lines                           bool
-	user, email, passwordFile             string
+	user, email, passwordFile, userFrom   string
+	entity                                entityConfig
 	serviceTokens                         []string
 	timeout                               time.Duration
 }
@@ -75,6 +77,8 @@ func (f *sendFlags) define(flags *flag.FlagSet) {
 	flags.StringVar(&f.user, "user", "", "local `name` of the user on whose behalf to send")
 	flags.StringVar(&f.email, "email", "", "the user's e-mail `address`, to authenticate with")
 	flags.StringVar(&f.passwordFile, "password-file", "", "`file` whose first line is the user's password")
+	flags.StringVar(&f.userFrom, "user-from", "", "`file`, a --store of before, whose user ID token authenticates the user instead of a password")
+	f.entity.define(flags)
 	flags.Func("service-token", "add a service token `NAME=DATA`; NAME may end in @entity or @user to bind it; repeat for more", func(s string) error {
 		f.serviceTokens = append(f.serviceTokens, s)
 		return nil
@@ -100,7 +104,9 @@ func send(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	f.override(cfg)
+	if err := f.override(cfg); err != nil {
+		return err
+	}
 	s, err := newSender(ctx, cfg)
 	if err != nil {
 		return err
@@ -120,12 +126,13 @@ func send(ctx context.Context, c *cli, args []string) error {
 }
 
 // override lets flags win over the file.
-func (f *sendFlags) override(cfg *config) {
+func (f *sendFlags) override(cfg *config) error {
 	for _, o := range []struct {
 		to   *string
 		from string
 	}{
 		{&cfg.Send.URL, f.url}, {&cfg.Send.Store, f.store}, {&cfg.Send.User, f.user}, {&cfg.Send.Email, f.email}, {&cfg.Send.PasswordFile, f.passwordFile},
+		{&cfg.Send.UserFrom, f.userFrom},
 	} {
 		if o.from != "" {
 			*o.to = o.from
@@ -134,6 +141,7 @@ func (f *sendFlags) override(cfg *config) {
 	if f.keyExchanges != "" {
 		cfg.MSL.KeyExchanges = strings.Split(f.keyExchanges, ",")
 	}
+	return f.entity.override(cfg)
 }
 
 // A sender is a client with what belongs to it.
@@ -163,8 +171,15 @@ func newSender(ctx context.Context, cfg *config) (*sender, error) {
 		}
 		store = s.store
 	}
+	if cfg.Send.Email != "" && cfg.Send.UserFrom != "" {
+		s.close()
+		return nil, configError(errors.New("[send] has both email and user-from"), "use one of the two")
+	}
 	if s.keys, err = cfg.connect(ctx); err == nil {
-		err = checkEntity(ctx, s.keys, cfg.Entity)
+		err = cfg.checkEntity(ctx, s.keys, mslConfig.Entity)
+	}
+	if err == nil {
+		mslConfig.Entity, err = cfg.protect(ctx, s.keys, mslConfig.Entity)
 	}
 	if err != nil {
 		s.close()
@@ -248,15 +263,21 @@ func (f *sendFlags) request(c *cli, cfg *config, args []string) (*msl.Request, e
 	return r, nil
 }
 
-// credentials reads the password when it is needed, and not again when the peer rejected it.
+// credentials reads the password, or the user ID token of before, when it is needed, and not again when the
+// peer rejected it.
 func credentials(cfg *config) func(context.Context, bool) (*msl.UserAuthData, error) {
 	s := cfg.Send
-	if s.Email == "" {
+	if s.Email == "" && s.UserFrom == "" {
 		return nil
 	}
-	return func(_ context.Context, again bool) (*msl.UserAuthData, error) {
-		if again {
+	return func(ctx context.Context, again bool) (*msl.UserAuthData, error) {
+		switch {
+		case again && s.UserFrom != "":
+			return nil, &exitError{exitRefused, errors.New("the peer rejected the user ID token"), "log in with --email and --password-file"}
+		case again:
 			return nil, &exitError{exitRefused, errors.New("the peer rejected the e-mail address or the password"), "check --email and --password-file"}
+		case s.UserFrom != "":
+			return cfg.earlierUser(ctx)
 		}
 		data, err := os.ReadFile(cfg.path(s.PasswordFile))
 		if err != nil {
@@ -265,6 +286,19 @@ func credentials(cfg *config) func(context.Context, bool) (*msl.UserAuthData, er
 		line, _, _ := strings.Cut(string(data), "\n")
 		return msl.EmailPassword(s.Email, strings.TrimSuffix(line, "\r")), nil
 	}
+}
+
+// earlierUser returns the user whom a store of before names.
+func (c *config) earlierUser(ctx context.Context) (*msl.UserAuthData, error) {
+	earlier, err := c.earlier(ctx, c.Send.UserFrom)
+	if err != nil {
+		return nil, configError(fmt.Errorf("reading the user ID token: %w", err), "set --user-from to the --store of an earlier run")
+	}
+	data, err := msl.EarlierUserIDToken(earlier, c.Send.User)
+	if err != nil {
+		return nil, configError(fmt.Errorf("there is no user ID token of user %q: %w", c.Send.User, err), "name the --user of the earlier run")
+	}
+	return data, nil
 }
 
 // A report is what --json prints of a message and its answer.

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -16,6 +17,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -37,9 +39,11 @@ const shutdownTime = 10 * time.Second
 
 // serveConfig is the section [serve].
 type serveConfig struct {
-	Listen   string       `toml:"listen"`
-	Upstream string       `toml:"upstream"`
-	Users    []userConfig `toml:"users"`
+	Listen          string       `toml:"listen"`
+	Upstream        string       `toml:"upstream"`
+	UserSchemes     []string     `toml:"user-schemes"`
+	ProvisionPrefix string       `toml:"provision-prefix"`
+	Users           []userConfig `toml:"users"`
 }
 
 func serve(ctx context.Context, c *cli, args []string) error {
@@ -49,6 +53,10 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	upstream := flags.String("upstream", "", "`URL` of the HTTP service, instead of the file's")
 	printExample := flags.Bool("example", false, "print a configuration that explains every field, and exit")
 	asJSON := flags.Bool("json", false, "say in JSON on standard output where the server listens")
+	entitySchemes := flags.String("entity-schemes", "", "how clients may authenticate, as `SCHEME,…`")
+	userSchemes := flags.String("user-schemes", "", "how users may authenticate, as `SCHEME,…`")
+	var entity entityConfig
+	entity.define(flags)
 	verbose := flags.Bool("verbose", false, "log every message that fails")
 	if err := parse(c, flags, serveUsage, args, 0); err != nil {
 		return err
@@ -66,12 +74,28 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	if *upstream != "" {
 		cfg.Serve.Upstream = *upstream
 	}
+	if *entitySchemes != "" {
+		cfg.Peers.Schemes = strings.Split(*entitySchemes, ",")
+	}
+	if *userSchemes != "" {
+		cfg.Serve.UserSchemes = strings.Split(*userSchemes, ",")
+	}
+	if err := entity.override(cfg); err != nil {
+		return err
+	}
+	if cfg.Entity.ProtectedBy != "" {
+		return configError(errors.New("[entity] has protected-by"), "a server has no master token to use")
+	}
 	mslConfig, err := cfg.msl()
 	if err != nil {
 		return err
 	}
 	if mslConfig.Users, err = newUsers(cfg.Serve.Users); err != nil {
 		return err
+	}
+	mslConfig.UserSchemes = cfg.Serve.UserSchemes
+	if prefix := cfg.Serve.ProvisionPrefix; prefix != "" {
+		mslConfig.Provision = func(context.Context) (string, error) { return prefix + rand.Text(), nil }
 	}
 	mslConfig.Policy = &policy{msl.NewMemoryPolicy(mslConfig), cfg.Peers.Revoked}
 	handler, err := newHandler(cfg.Serve.Upstream)
@@ -88,7 +112,7 @@ func serve(ctx context.Context, c *cli, args []string) error {
 		return err
 	}
 	defer keys.Close()
-	if err := checkEntity(ctx, keys, cfg.Entity); err != nil {
+	if err := cfg.checkEntity(ctx, keys, mslConfig.Entity); err != nil {
 		return err
 	}
 	server, err := msl.NewServer(mslConfig, keys, handler)
