@@ -15,7 +15,7 @@ import (
 )
 
 // talk requires that what one end seals the other opens.
-func talk(t *testing.T, p *Peer, a wire.Handle, q *Peer, b wire.Handle) {
+func talk(t testing.TB, p *Peer, a wire.Handle, q *Peer, b wire.Handle) {
 	t.Helper()
 	sealed := ask[*wire.SealReply](t, p, &wire.SealRequest{Context: a, Plain: [][]byte{[]byte("hello"), {}}})
 	opened := ask[*wire.OpenReply](t, q, &wire.OpenRequest{Context: b, Parts: sealed.Parts})
@@ -25,10 +25,10 @@ func talk(t *testing.T, p *Peer, a wire.Handle, q *Peer, b wire.Handle) {
 }
 
 func TestExchanges(t *testing.T) {
-	everything := func(c *Config) { c.Allow = legacyMechanisms }
 	server, client := newPeer(t, newAgent(t, everything)), newPeer(t, newAgent(t, everything))
 	for _, x := range [][2]string{{"SYMMETRIC_WRAPPED", "PSK"}, {"ASYMMETRIC_WRAPPED", "JWK_RSA"}, {"ASYMMETRIC_WRAPPED", "JWE_RSA"},
-		{"ASYMMETRIC_WRAPPED", "JWEJS_RSA"}, {"ASYMMETRIC_WRAPPED", "RSA"}, {"ASYMMETRIC_WRAPPED", "JWK_RSAES"}} {
+		{"ASYMMETRIC_WRAPPED", "JWEJS_RSA"}, {"ASYMMETRIC_WRAPPED", "RSA"}, {"ASYMMETRIC_WRAPPED", "JWK_RSAES"},
+		{"DIFFIE_HELLMAN", "dh768"}, {"DIFFIE_HELLMAN", "dh2048"}, {"JWE_LADDER", "PSK"}, {"JWK_LADDER", "PSK"}} {
 		begun := ask[*wire.BeginExchangeReply](t, client, &wire.BeginExchangeRequest{Scheme: x[0], Mechanism: x[1], Identity: "psk-client"})
 		issued := ask[*wire.IssueReply](t, server, &wire.IssueRequest{Scheme: x[0], KeyData: begun.KeyData,
 			Entity: authenticated(t, server, "psk-client"), Identity: "psk-client", RenewalWindow: 10, Expiration: 20})

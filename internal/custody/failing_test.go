@@ -172,6 +172,15 @@ func everyOperation(p *Peer) error {
 		begun := do(&wire.BeginExchangeRequest{Scheme: "SYMMETRIC_WRAPPED", Mechanism: "PSK", Identity: "psk-client"}).(*wire.BeginExchangeReply)
 		issued := do(&wire.IssueRequest{Scheme: "SYMMETRIC_WRAPPED", KeyData: begun.KeyData, Entity: entity.Context, Expiration: 1}).(*wire.IssueReply)
 		finished := do(&wire.FinishExchangeRequest{Pending: begun.Pending, KeyData: issued.KeyData, Token: issued.Token}).(*wire.FinishExchangeReply)
+		for _, mechanism := range []string{"PSK", "WRAP"} {
+			req := &wire.BeginExchangeRequest{Scheme: "JWE_LADDER", Mechanism: mechanism, Identity: "psk-client"}
+			if mechanism == "WRAP" {
+				req.Session = finished.Session
+			}
+			begun = do(req).(*wire.BeginExchangeReply)
+			issued = do(&wire.IssueRequest{Scheme: "JWE_LADDER", KeyData: begun.KeyData, Session: issued.Session, Expiration: 1}).(*wire.IssueReply)
+			finished = do(&wire.FinishExchangeRequest{Pending: begun.Pending, KeyData: issued.KeyData, Token: issued.Token}).(*wire.FinishExchangeReply)
+		}
 		stored := do(&wire.SealSessionRequest{Session: finished.Session}).(*wire.SealSessionReply)
 		do(&wire.UnsealSessionRequest{Sealed: stored.Sealed, Token: issued.Token})
 		do(&wire.ReleaseRequest{Handles: []wire.Handle{issued.Session}})

@@ -63,6 +63,7 @@ var never = []struct {
 		to: []string{
 			module + "internal/custody", module + "internal/jose", module + "internal/secret", module + "internal/aeskw",
 			module + "providers", module + "providers/software", module + "internal/memscan",
+			"filippo.io/bigmod", // Diffie-Hellman's secret exponents
 			"github.com/miekg/pkcs11", "github.com/google/go-tpm/tpm2", "github.com/hashicorp/vault/api",
 		},
 		reason: "the protocol process never holds a key",
