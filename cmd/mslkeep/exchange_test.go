@@ -133,7 +133,7 @@ func TestLadderOfAnotherServer(t *testing.T) {
 	s.stop()
 	w.edit("server/agent.toml", "\"token-keys\"", "\"other-keys\"")
 	execute(t.Context(), nil, "mslkeep-agent", "init", "--config", w.path("server/agent.toml")).ok(t)
-	s = w.serve("--listen", address)
+	w.serve("--listen", address)
 	if r := p.say("hello"); !r.KeyExchange {
 		t.Errorf("%+v", r)
 	}
