@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -45,6 +46,7 @@ type Client struct {
 	link   *link // nil if made by New
 	stop   context.CancelFunc
 	wg     sync.WaitGroup
+	opened openedTokens
 }
 
 // Config says which agent to start.
@@ -84,14 +86,15 @@ func Dial(ctx context.Context, address string) (*Client, error) {
 }
 
 // New returns a client of an agent that c reaches. Close does not close c.
-func New(c Caller) *Client { return &Client{caller: c} }
+func New(c Caller) *Client { return &Client{caller: c, opened: openedTokens{seed: maphash.MakeSeed()}} }
 
 // connected runs keep, which calls use with each connection, until the client is closed. It returns
 // after the first connection, or the first failure.
 func connected(ctx context.Context, keep func(ctx context.Context, use func(net.Conn) error) error) (*Client, error) {
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l := &link{changed: make(chan struct{})}
-	c := &Client{caller: l, link: l, stop: stop}
+	c := New(l)
+	c.link, c.stop = l, stop
 	first := make(chan error, 1)
 	tell := func(err error) {
 		select {

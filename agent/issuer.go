@@ -4,16 +4,30 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"hash/maphash"
+	"sync/atomic"
 
 	"github.com/mslkeep/mslkeep/internal/wire"
 	"github.com/mslkeep/mslkeep/msl"
 )
 
-// OpenMasterToken is as [msl.TokenOpener] wants it. The agent keeps opened tokens; here nothing is
-// kept, so the token goes with its parts in one round trip each time.
+// OpenMasterToken is as [msl.TokenOpener] wants it. A token that was opened lately does not travel again:
+// its session's handle goes instead.
 func (c *Client) OpenMasterToken(ctx context.Context, t msl.Token, parts []msl.Part) (*msl.Session, [][]byte, error) {
 	const op = "open master token"
+	slot := c.opened.slot(t)
+	if s := slot.Load(); s != nil && s.of(t) {
+		plain, err := s.keys.open(ctx, parts)
+		switch {
+		case err == nil, errors.Is(err, wire.VerificationFailed):
+			return s.session, plain, err
+		case !errors.Is(err, wire.StaleHandle):
+			return nil, nil, err
+		}
+	}
 	var reply wire.OpenMasterTokenReply
 	req := wire.OpenMasterTokenRequest{Token: wire.Token(t), Parts: toWire(parts)}
 	if err := c.call(ctx, op, &req, &reply); err != nil {
@@ -23,12 +37,36 @@ func (c *Client) OpenMasterToken(ctx context.Context, t msl.Token, parts []msl.P
 		return nil, nil, nil
 	}
 	s := c.session(reply.Session, wire.Token(t), reply.Identity, reply.IssuerData)
+	slot.Store(s)
 	plain, err := opened(op, len(parts), reply.Plain, reply.FailedPart)
-	return s, plain, err
+	return s.session, plain, err
+}
+
+// openedTokens remembers some of the master tokens that the agent has opened, and their sessions. The
+// agent decides how long a session lives; when it does not know a handle any more, the token is opened
+// again.
+type openedTokens struct {
+	seed  maphash.Seed
+	slots [256]atomic.Pointer[openedToken]
+}
+
+type openedToken struct {
+	token   wire.Token
+	keys    *keys
+	session *msl.Session
+}
+
+func (o *openedTokens) slot(t msl.Token) *atomic.Pointer[openedToken] {
+	return &o.slots[maphash.Bytes(o.seed, t.Signature)%uint64(len(o.slots))]
+}
+
+// of compares tokens to the last byte, signature included.
+func (o *openedToken) of(t msl.Token) bool {
+	return bytes.Equal(o.token.Data, t.Data) && bytes.Equal(o.token.Signature, t.Signature)
 }
 
 // session returns the session of a master token that this side issued.
-func (c *Client) session(h wire.Handle, t wire.Token, identity string, issuerData []byte) *msl.Session {
+func (c *Client) session(h wire.Handle, t wire.Token, identity string, issuerData []byte) *openedToken {
 	t = cloneToken(t)
 	reopen := func(ctx context.Context) (wire.Handle, error) {
 		var reply wire.OpenMasterTokenReply
@@ -38,7 +76,8 @@ func (c *Client) session(h wire.Handle, t wire.Token, identity string, issuerDat
 		}
 		return reply.Session, err
 	}
-	return &msl.Session{CryptoContext: c.keys(h, reopen), Identity: identity, IssuerData: issuerData}
+	k := c.keys(h, reopen)
+	return &openedToken{t, k, &msl.Session{CryptoContext: k, Identity: identity, IssuerData: issuerData}}
 }
 
 // IssueMasterToken is as [msl.TokenIssuer] wants it.
@@ -84,7 +123,7 @@ func (c *Client) IssueMasterToken(ctx context.Context, r *msl.IssueRequest) (*ms
 		return nil, err
 	}
 	return &msl.Issued{Token: msl.Token(reply.Token), KeyData: reply.KeyData,
-		Session: c.session(reply.Session, reply.Token, identity, issuerData)}, nil
+		Session: c.session(reply.Session, reply.Token, identity, issuerData).session}, nil
 }
 
 // OpenUserIDToken is as [msl.TokenOpener] wants it.

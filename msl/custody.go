@@ -24,7 +24,8 @@ type Token struct {
 }
 
 // A CryptoContext protects the parts of messages under one set of keys (§2.1). It is safe for
-// concurrent use.
+// concurrent use. What its methods are given may be used again when they return, and does not share
+// memory with what they return.
 type CryptoContext interface {
 	// Seal encrypts and then signs each part.
 	Seal(ctx context.Context, plain [][]byte) ([]Part, error)

@@ -237,5 +237,6 @@ func judged(c Code, err error, what string) error {
 	return nil
 }
 
-// A localContext is a context that needs no key of custody: it lives in this package.
+// A localContext is a context that needs no key of custody: it lives in this package. What it opens may be
+// in the memory that it was given.
 type localContext interface{ isLocal() }

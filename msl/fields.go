@@ -83,10 +83,13 @@ func (f *fields) optionalID(name string, outOfRange Code) int64 {
 	return f.id(name, outOfRange)
 }
 
-func (f *fields) binary(name string) (v []byte) {
+func (f *fields) binary(name string) (v []byte) { return f.binaryIn(nil, name) }
+
+// binaryIn is binary with the bytes in memory of a, which may be nil.
+func (f *fields) binaryIn(a *mslenc.Arena, name string) (v []byte) {
 	if f.err == nil {
 		var err error
-		v, err = f.obj.Binary(name)
+		v, err = f.obj.BinaryIn(a, name)
 		f.note(err)
 	}
 	return v

@@ -32,9 +32,10 @@ type headerData struct {
 	PeerServiceTokens []*ServiceToken
 }
 
-// encode returns the encoding of the header data. withToken says that a master token identifies the sender.
-func (h *headerData) encode(withToken bool) []byte {
+// append appends the encoding of the header data. withToken says that a master token identifies the sender.
+func (h *headerData) append(dst []byte, withToken bool) []byte {
 	var b mslenc.Builder
+	b.After(dst)
 	if withToken {
 		b.String("sender", h.Sender)
 	}
@@ -180,8 +181,9 @@ func (h *outerHeader) append(dst []byte) []byte {
 	return b.Bytes()
 }
 
-// parseOuterHeader reads a header in the order of §4.2. entity reads entity authentication data; cache may be nil.
-func parseOuterHeader(o mslenc.Object, entity func(fields) (EntityAuthData, error), cache *tokenCache) (*outerHeader, error) {
+// parseOuterHeader reads a header in the order of §4.2. entity reads entity authentication data. The part is
+// in memory of mem; mem and cache may be nil.
+func parseOuterHeader(mem *mslenc.Arena, o mslenc.Object, entity func(fields) (EntityAuthData, error), cache *tokenCache) (*outerHeader, error) {
 	f := fields{obj: o, what: "message header", code: MSLParseError}
 	h := &outerHeader{}
 	var err error
@@ -195,11 +197,11 @@ func parseOuterHeader(o mslenc.Object, entity func(fields) (EntityAuthData, erro
 			return nil, err
 		}
 	}
-	h.part.Signature = f.binary("signature")
+	h.part.Signature = f.binaryIn(mem, "signature")
 	if h.isError = !f.has("headerdata"); h.isError {
-		h.part.Data = f.binary("errordata")
+		h.part.Data = f.binaryIn(mem, "errordata")
 	} else {
-		h.part.Data = f.binary("headerdata")
+		h.part.Data = f.binaryIn(mem, "headerdata")
 	}
 	if f.err == nil && len(h.part.Data) == 0 {
 		f.refuse(HeaderDataMissing, "data")

@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+
+	"github.com/mslkeep/mslkeep/internal/mslenc"
 )
 
 // maxBuffered is how many bytes of a message an HTTP side keeps back before it starts to stream.
@@ -245,11 +247,27 @@ var errExchangeClosed = errors.New("msl: exchange closed")
 // bodies are memory for small messages. What is in it came from the network or goes there.
 var bodies = sync.Pool{New: func() any { b := make([]byte, 8<<10); return &b }}
 
+// buffer returns an empty slice to which n bytes can be appended. recycle takes it back.
+func buffer(n int) []byte {
+	if n > maxBuffered {
+		return make([]byte, 0, n)
+	}
+	return resized(bodies.Get().(*[]byte), n)[:0]
+}
+
 // recycle gives back memory of a message that nobody uses any more.
 func recycle(b []byte) {
 	if cap(b) <= maxBuffered {
 		bodies.Put(&b)
 	}
+}
+
+// arenas are for the parts of a message while it is opened.
+var arenas = sync.Pool{New: func() any { return mslenc.NewArena(16 << 10) }}
+
+func giveBack(a *mslenc.Arena) {
+	a.Reset()
+	arenas.Put(a)
 }
 
 // resized returns n bytes of *b, which it replaces if it is too small.

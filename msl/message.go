@@ -187,13 +187,15 @@ func (m *Message) fill(ctx context.Context) {
 		m.failed = m.streamError(err)
 		return
 	}
-	part, err := parseChunk(o, m.limits.Payload)
+	mem := arenas.Get().(*mslenc.Arena)
+	defer giveBack(mem)
+	part, err := parseChunk(mem, o, m.limits.Payload)
 	if err != nil {
 		m.failed = err
 		return
 	}
-	parts, later := readAhead(m.decoder, []Part{part}, m.limits.Payload)
-	m.plain, err = m.payloads.Open(ctx, parts)
+	parts, later := readAhead(mem, m.decoder, []Part{part}, m.limits.Payload)
+	m.plain, err = openParts(ctx, m.payloads, parts)
 	m.failed = later
 	if err != nil {
 		m.failed = custodyError(err, PayloadVerificationFailed, "payload")
@@ -223,7 +225,7 @@ func decoderError(err error, op string) error {
 
 // readAhead adds to parts the chunks that are in the decoder's buffer already, within bounds. The error
 // is of the object after them. It stops at the header of another message.
-func readAhead(d *mslenc.Decoder, parts []Part, limit int) ([]Part, error) {
+func readAhead(mem *mslenc.Arena, d *mslenc.Decoder, parts []Part, limit int) ([]Part, error) {
 	size := 0
 	for _, p := range parts {
 		size += len(p.Data)
@@ -237,7 +239,7 @@ func readAhead(d *mslenc.Decoder, parts []Part, limit int) ([]Part, error) {
 			d.Unread()
 			break
 		}
-		p, err := parseChunk(o, limit)
+		p, err := parseChunk(mem, o, limit)
 		if err != nil {
 			return parts, err
 		}

@@ -4,6 +4,7 @@
 package msl
 
 import (
+	"bytes"
 	"context"
 	"errors"
 
@@ -40,8 +41,10 @@ func (o *opener) open(ctx context.Context, d *mslenc.Decoder) (*Message, error) 
 	if len(object.Encoding()) > limits.Header {
 		return nil, fail(MSLParseError, "header", mslenc.ErrLimit)
 	}
+	mem := arenas.Get().(*mslenc.Arena)
+	defer giveBack(mem)
 	entity := func(f fields) (EntityAuthData, error) { return o.entityData(ctx, f) }
-	head, err := parseOuterHeader(object, entity, o.cache)
+	head, err := parseOuterHeader(mem, object, entity, o.cache)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +61,7 @@ func (o *opener) open(ctx context.Context, d *mslenc.Decoder) (*Message, error) 
 		}
 		return m, nil
 	}
-	headerData, err := o.openHeader(ctx, m, head.part)
+	headerData, err := o.openHeader(ctx, mem, m, head.part)
 	if err != nil {
 		return nil, err
 	}
@@ -96,11 +99,11 @@ func (o *opener) openError(ctx context.Context, m *Message, part Part) error {
 
 // openHeader opens the header data, and with it, in the same call of custody, the payloads that are in
 // the decoder's buffer. It returns the header data and leaves the payloads in m.
-func (o *opener) openHeader(ctx context.Context, m *Message, part Part) ([]byte, error) {
-	parts := []Part{part}
+func (o *opener) openHeader(ctx context.Context, mem *mslenc.Arena, m *Message, part Part) ([]byte, error) {
+	parts := append(make([]Part, 0, 4), part)
 	var later error
 	if len(o.requests) == 0 || m.peerToPeer { // else payloads may be under the keys of a key response
-		parts, later = readAhead(m.decoder, parts, m.limits.Payload)
+		parts, later = readAhead(mem, m.decoder, parts, m.limits.Payload)
 	}
 	var plain [][]byte
 	var err error
@@ -109,7 +112,7 @@ func (o *opener) openHeader(ctx context.Context, m *Message, part Part) ([]byte,
 		unverified = MessageMasterTokenBasedVerificationFailed
 		plain, err = o.openWithToken(ctx, m, parts)
 	} else if m.header, err = remoteContext(ctx, o.cfg, o.entities, &m.Entity); err == nil {
-		plain, err = m.header.Open(ctx, parts)
+		plain, err = openParts(ctx, m.header, parts)
 	}
 	switch {
 	case m.header == nil:
@@ -136,7 +139,7 @@ func (o *opener) openWithToken(ctx context.Context, m *Message, parts []Part) ([
 		if m.header == nil {
 			return nil, fail(MasterTokenUntrusted, "master token", nil)
 		}
-		return m.header.Open(ctx, parts)
+		return openParts(ctx, m.header, parts)
 	}
 	session, plain, err := o.tokens.OpenMasterToken(ctx, m.MasterToken.Token, parts)
 	switch {
@@ -147,6 +150,17 @@ func (o *opener) openWithToken(ctx context.Context, m *Message, parts []Part) ([
 		return nil, custodyError(err, MasterTokenUntrusted, "master token")
 	}
 	return nil, fail(MasterTokenUntrusted, "master token", nil)
+}
+
+// openParts opens parts, whose memory may be used again afterwards.
+func openParts(ctx context.Context, c CryptoContext, parts []Part) ([][]byte, error) {
+	plain, err := c.Open(ctx, parts)
+	if _, local := c.(localContext); local {
+		for i := range plain {
+			plain[i] = bytes.Clone(plain[i])
+		}
+	}
+	return plain, err
 }
 
 // finishExchange makes the session that a key response gives (§4.9, 2): each request of this side with

@@ -23,10 +23,14 @@ func (p *payload) compress() {
 	}
 }
 
-// encode returns the encoding.
-func (p *payload) encode() []byte {
+// size returns how long the encoding is, rather too much.
+func (p *payload) size() int { return len(p.Data)/3*4 + 256 }
+
+// append appends the encoding to dst.
+func (p *payload) append(dst []byte) []byte {
 	var b mslenc.Builder
-	b.Binary("data", p.Data) // first, since that makes room for all
+	b.After(dst)
+	b.Binary("data", p.Data)
 	b.Int("sequencenumber", p.Sequence)
 	b.Int("messageid", p.MessageID)
 	if p.End {
@@ -77,12 +81,12 @@ func appendChunk(dst []byte, p Part) []byte {
 	return b.Bytes()
 }
 
-// parseChunk undoes appendChunk. limit bounds the bytes of the whole object.
-func parseChunk(o mslenc.Object, limit int) (Part, error) {
+// parseChunk undoes appendChunk, into memory of mem. limit bounds the bytes of the whole object.
+func parseChunk(mem *mslenc.Arena, o mslenc.Object, limit int) (Part, error) {
 	if len(o.Encoding()) > limit {
 		return Part{}, fail(MSLParseError, "payload chunk", mslenc.ErrLimit)
 	}
 	f := fields{obj: o, what: "payload chunk", code: MSLParseError}
-	p := Part{Data: f.binary("payload"), Signature: f.binary("signature")}
+	p := Part{Data: f.binaryIn(mem, "payload"), Signature: f.binaryIn(mem, "signature")}
 	return p, f.err
 }

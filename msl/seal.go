@@ -81,15 +81,16 @@ func give(w io.Writer, p []byte) error {
 
 // seal protects a job and returns its encoding. It reads nothing of w that changes.
 func (w *MessageWriter) seal(j job) (s sealed) {
-	var plain [][]byte
+	plain := make([][]byte, 0, 2)
 	if j.header != nil {
 		plain = append(plain, j.header)
 	}
 	if j.payload != nil {
 		s.spare = j.payload.Data
 		j.payload.compress()
-		plain = append(plain, j.payload.encode())
+		plain = append(plain, j.payload.append(buffer(j.payload.size())))
 	}
+	defer wipe(plain)
 	var parts []Part
 	if j.header != nil && !w.oneContext {
 		parts, s.err = w.protect(w.m.headerContext, plain[:1])
@@ -117,12 +118,7 @@ func (w *MessageWriter) encode(parts []Part, header bool) []byte {
 	for _, p := range parts {
 		size += chunkSize(p)
 	}
-	var encoded []byte
-	if size <= maxBuffered {
-		encoded = resized(bodies.Get().(*[]byte), size)[:0]
-	} else {
-		encoded = make([]byte, 0, size)
-	}
+	encoded := buffer(size)
 	if header {
 		encoded = outer.append(encoded)
 	}
@@ -130,6 +126,14 @@ func (w *MessageWriter) encode(parts []Part, header bool) []byte {
 		encoded = appendChunk(encoded, p)
 	}
 	return encoded
+}
+
+// wipe clears what was sealed, which may hold a password, and gives its memory back.
+func wipe(plain [][]byte) {
+	for _, b := range plain {
+		clear(b)
+		recycle(b)
+	}
 }
 
 // protect seals parts, of which there may be none.

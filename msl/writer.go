@@ -61,7 +61,7 @@ func newMessageWriter(ctx context.Context, out io.Writer, m *outgoing) (*Message
 	if err := m.header.checkBindings(m.outer.master); err != nil {
 		return nil, withID(err, m.header.MessageID)
 	}
-	w := &MessageWriter{out: out, m: *m, plainHeader: m.header.encode(m.outer.master != nil), sequence: 1}
+	w := &MessageWriter{out: out, m: *m, plainHeader: m.header.append(buffer(1<<10), m.outer.master != nil), sequence: 1}
 	if w.m.chunkSize <= 0 {
 		w.m.chunkSize = defaultChunk
 	}
@@ -104,6 +104,9 @@ func (w *MessageWriter) Write(p []byte) (int, error) {
 		if len(w.buf) == w.m.chunkSize {
 			w.start(w.chunk(false))
 			continue
+		}
+		if w.buf == nil {
+			w.buf = buffer(min(len(p), w.m.chunkSize))
 		}
 		n := min(len(p), w.m.chunkSize-len(w.buf))
 		w.buf = append(w.buf, p[:n]...)
@@ -172,6 +175,8 @@ func (w *MessageWriter) Close() error {
 			w.start(w.chunk(true))
 		}
 		w.finish()
+		recycle(w.spare)
+		w.spare = nil
 	}
 	w.closed = true
 	w.stop()

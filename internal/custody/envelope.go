@@ -12,7 +12,6 @@ import (
 // An envelope is a ciphertext envelope (§2.2). Contexts write and read version 1 only.
 type envelope struct {
 	version    int
-	keyID      string // version 1; informational: nothing compares it
 	cipherSpec string // version 2
 	iv         []byte // nil if absent
 	ciphertext []byte
@@ -53,8 +52,9 @@ func envelopeSize(label []byte, ciphertext int) int {
 
 var errEnvelope = unverified(mslParseError, "parsing a ciphertext envelope")
 
-// parseEnvelope reads an envelope of the given version, or of the one that it finds if version is 0.
-func parseEnvelope(b []byte, version int) (e envelope, err error) {
+// parseEnvelope reads an envelope of the given version, or of the one that it finds if version is 0. What it
+// decodes is in memory of mem, which may be nil.
+func parseEnvelope(mem *mslenc.Arena, b []byte, version int) (e envelope, err error) {
 	o, err := mslenc.Parse(b)
 	if err != nil {
 		return e, errEnvelope
@@ -74,10 +74,10 @@ func parseEnvelope(b []byte, version int) (e envelope, err error) {
 	}
 	e.version = version
 	if version == 1 {
-		if e.keyID, err = o.String("keyid"); err != nil {
+		if !o.HasText("keyid") {
 			return e, errEnvelope
 		}
-		if _, err = o.Binary("sha256"); err != nil {
+		if _, err = o.BinaryIn(mem, "sha256"); err != nil {
 			return e, errEnvelope
 		}
 	} else {
@@ -90,11 +90,11 @@ func parseEnvelope(b []byte, version int) (e envelope, err error) {
 		}
 	}
 	if o.Has("iv") {
-		if e.iv, err = o.Binary("iv"); err != nil {
+		if e.iv, err = o.BinaryIn(mem, "iv"); err != nil {
 			return e, errEnvelope
 		}
 	}
-	if e.ciphertext, err = o.Binary("ciphertext"); err != nil {
+	if e.ciphertext, err = o.BinaryTo(memory(mem, o.BinarySize("ciphertext")), "ciphertext"); err != nil {
 		return e, errEnvelope
 	}
 	return e, nil

@@ -22,10 +22,10 @@ func FuzzEnvelope(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for version := range 3 {
-			e, err := parseEnvelope(b, version)
+			e, err := parseEnvelope(nil, b, version)
 			if err == nil && e.version == 1 {
-				again, err := parseEnvelope(appendEnvelope(nil, keyLabel(e.keyID), e.iv, e.ciphertext), 1)
-				if err != nil || again.keyID != e.keyID || !bytes.Equal(again.iv, e.iv) || !bytes.Equal(again.ciphertext, e.ciphertext) {
+				again, err := parseEnvelope(nil, appendEnvelope(nil, keyLabel("x"), e.iv, e.ciphertext), 1)
+				if err != nil || !bytes.Equal(again.iv, e.iv) || !bytes.Equal(again.ciphertext, e.ciphertext) {
 					t.Fatal("another envelope read back")
 				}
 			}

@@ -9,22 +9,23 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/mslkeep/mslkeep/internal/mslenc"
 	"github.com/mslkeep/mslkeep/internal/wire"
 )
 
 // openMasterToken opens each token once: as long as its session is open, the same bytes name it.
-func (p *Peer) openMasterToken(ctx context.Context, r *wire.OpenMasterTokenRequest) (*wire.OpenMasterTokenReply, error) {
+func (p *Peer) openMasterToken(ctx context.Context, r *wire.OpenMasterTokenRequest, mem *mslenc.Arena) (*wire.OpenMasterTokenReply, error) {
 	e, err := p.tokenSession(ctx, r.Token)
 	if err != nil {
 		return nil, err
 	}
-	out := &wire.OpenMasterTokenReply{FailedPart: -1}
+	out := &wire.OpenMasterTokenReply{FailedPart: -1, Owned: true}
 	if e == nil {
 		return out, nil
 	}
 	defer p.releaseParts(e, r.Parts)
 	s := e.value
-	if out.Plain, out.FailedPart, err = openAll(ctx, s, r.Parts); err != nil {
+	if out.Plain, out.FailedPart, err = openAll(ctx, &placed{&s.suite, mem}, r.Parts); err != nil {
 		return nil, err
 	}
 	out.Verified, out.Identity, out.IssuerData, out.Session = true, s.identity, bytes.Clone(s.issuerData), e.handle
@@ -69,11 +70,12 @@ func (p *Peer) tokenSession(ctx context.Context, t wire.Token) (*entry[*session]
 	}
 }
 
-func (p *Peer) seal(ctx context.Context, r *wire.SealRequest) (*wire.SealReply, error) {
+// seal and open put what they give into mem, which may be nil.
+func (p *Peer) seal(ctx context.Context, r *wire.SealRequest, mem *mslenc.Arena) (*wire.SealReply, error) {
 	if e := p.sessions.acquire(r.Context); e != nil {
 		defer p.sessions.release(e, len(r.Plain), uint64(totalBytes(r.Plain)))
-		parts, err := sealAll(ctx, e.value, r.Plain)
-		return &wire.SealReply{Parts: parts}, err
+		parts, err := sealAll(ctx, &placed{&e.value.suite, mem}, r.Plain)
+		return &wire.SealReply{Parts: parts, Owned: true}, err
 	}
 	e := p.entities.acquire(r.Context)
 	if e == nil {
@@ -84,11 +86,11 @@ func (p *Peer) seal(ctx context.Context, r *wire.SealRequest) (*wire.SealReply, 
 	return &wire.SealReply{Parts: parts}, err
 }
 
-func (p *Peer) open(ctx context.Context, r *wire.OpenRequest) (out *wire.OpenReply, err error) {
-	out = new(wire.OpenReply)
+func (p *Peer) open(ctx context.Context, r *wire.OpenRequest, mem *mslenc.Arena) (out *wire.OpenReply, err error) {
 	if e := p.sessions.acquire(r.Context); e != nil {
 		defer p.releaseParts(e, r.Parts)
-		out.Plain, out.FailedPart, err = openAll(ctx, e.value, r.Parts)
+		out = &wire.OpenReply{Owned: true}
+		out.Plain, out.FailedPart, err = openAll(ctx, &placed{&e.value.suite, mem}, r.Parts)
 		return out, err
 	}
 	e := p.entities.acquire(r.Context)
@@ -96,6 +98,7 @@ func (p *Peer) open(ctx context.Context, r *wire.OpenRequest) (out *wire.OpenRep
 		return nil, wire.StaleHandle
 	}
 	defer p.entities.release(e, len(r.Parts), uint64(partBytes(r.Parts)))
+	out = new(wire.OpenReply)
 	out.Plain, out.FailedPart, err = openAll(ctx, e.value, r.Parts)
 	return out, err
 }

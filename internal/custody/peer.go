@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mslkeep/mslkeep/internal/mslenc"
 	"github.com/mslkeep/mslkeep/internal/wire"
 )
 
@@ -19,7 +20,8 @@ type Peer struct {
 	sessions *table[*session]
 	entities *table[*entity]
 	pending  *table[pendingExchange]
-	users    *cache[user] // opened user ID tokens
+	users    *cache[user]  // opened user ID tokens
+	quick    *mslenc.Arena // what quick requests give; of the goroutine that handles them
 
 	mu      sync.Mutex
 	opening map[[32]byte]chan struct{} // master tokens that a provider is opening; closed when done
@@ -41,6 +43,7 @@ func (a *Agent) NewPeer() *Peer {
 		pending:  newTable[pendingExchange](unused, a.limits.Pending, a.now, &a.pendings),
 		users:    newCache[user](a.limits.Sessions, a.limits.Age, a.now),
 		opening:  make(map[[32]byte]chan struct{}),
+		quick:    mslenc.NewArena(4 * quickBytes),
 	}
 	p.mu.Lock() // against the first sweep
 	defer p.mu.Unlock()
@@ -109,9 +112,19 @@ func partBytes(parts []wire.Part) (n int) {
 	return n
 }
 
+// HandleQuick is Handle for requests that are quick, one at a time.
+func (p *Peer) HandleQuick(ctx context.Context, r wire.Request) (wire.Reply, error) {
+	p.quick.Reset() // the last reply was copied
+	return p.handle(ctx, r, p.quick)
+}
+
 // Handle answers a request. Its errors are of type *wire.Error. It keeps nothing of the request; the
 // reply may share memory with it.
 func (p *Peer) Handle(ctx context.Context, r wire.Request) (wire.Reply, error) {
+	return p.handle(ctx, r, nil)
+}
+
+func (p *Peer) handle(ctx context.Context, r wire.Request, mem *mslenc.Arena) (wire.Reply, error) {
 	switch r.(type) {
 	case *wire.GenerateKeyRequest, *wire.ImportKeyRequest, *wire.RotateKeyRequest:
 		if !p.agent.cfg.Manage {
@@ -120,11 +133,11 @@ func (p *Peer) Handle(ctx context.Context, r wire.Request) (wire.Reply, error) {
 	}
 	switch r := r.(type) {
 	case *wire.OpenMasterTokenRequest:
-		return reply(p.openMasterToken(ctx, r))("opening a master token", failed)
+		return reply(p.openMasterToken(ctx, r, mem))("opening a master token", failed)
 	case *wire.SealRequest:
-		return reply(p.seal(ctx, r))("sealing", failed)
+		return reply(p.seal(ctx, r, mem))("sealing", failed)
 	case *wire.OpenRequest:
-		return reply(p.open(ctx, r))("opening", failed)
+		return reply(p.open(ctx, r, mem))("opening", failed)
 	case *wire.EntityContextRequest:
 		return reply(p.entityContext(ctx, r))("finding the keys of an entity", failed)
 	case *wire.IssueRequest:

@@ -4,6 +4,7 @@
 package custody
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -59,7 +60,7 @@ func (s *rsaSigner) seal(ctx context.Context, plain []byte) (wire.Part, error) {
 	}
 	s.key.used()
 	signature, err := s.signer.Sign(ctx, providers.RSAPKCS1, plain)
-	return wire.Part{Data: plain, Signature: signature}, err
+	return wire.Part{Data: bytes.Clone(plain), Signature: signature}, err
 }
 
 func (s *rsaSigner) open(_ context.Context, part wire.Part) ([]byte, error) {
@@ -74,7 +75,7 @@ func (s *rsaSigner) open(_ context.Context, part wire.Part) ([]byte, error) {
 	if err := rsa.VerifyPKCS1v15(s.public, crypto.SHA256, sum[:], signature); err != nil {
 		return nil, unverified(noNumber, "verifying a signature")
 	}
-	return part.Data, nil
+	return bytes.Clone(part.Data), nil
 }
 
 // eccEntity is the local entity of §5.4 with a key on an elliptic curve.
@@ -107,7 +108,7 @@ func (s *ecSigner) seal(ctx context.Context, plain []byte) (wire.Part, error) {
 	}
 	s.key.used()
 	signature, err := s.signer.Sign(ctx, providers.ECDSAP256, plain)
-	return wire.Part{Data: plain, Signature: signature}, err
+	return wire.Part{Data: bytes.Clone(plain), Signature: signature}, err
 }
 
 func (s *ecSigner) open(_ context.Context, part wire.Part) ([]byte, error) {
@@ -121,7 +122,7 @@ func (s *ecSigner) open(_ context.Context, part wire.Part) ([]byte, error) {
 	if !ecdsa.VerifyASN1(s.public, sum[:], part.Signature) {
 		return nil, unverified(noNumber, "verifying a signature")
 	}
-	return part.Data, nil
+	return bytes.Clone(part.Data), nil
 }
 
 // isECSignature reports whether b is a pair of integers in DER, and nothing else.

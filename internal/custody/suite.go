@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/mslkeep/mslkeep/internal/mslenc"
 	"github.com/mslkeep/mslkeep/internal/wire"
 )
 
@@ -59,28 +60,55 @@ var scratch = sync.Pool{New: func() any { return new([]byte) }}
 
 const maxScratch = 1 << 20
 
-// envelopes holds memory of large parts that were sealed and sent.
-var envelopes sync.Pool
+// largeParts holds memory of large parts that were sealed or opened, and sent.
+var largeParts sync.Pool
 
 // largePart is the size in bytes from which on memory is used again. What is newly allocated is in no cache.
 const largePart = 16 << 10
 
-// Reuse takes the memory of sealed parts.
+// Reuse takes the memory of large parts, if they are in memory of their own.
 func (p *Peer) Reuse(reply wire.Reply) {
-	r, ok := reply.(*wire.SealReply)
-	if !ok {
-		return
-	}
-	for _, part := range r.Parts {
-		if n := cap(part.Data); n >= largePart && n <= maxScratch {
-			envelopes.Put(&part.Data)
+	switch r := reply.(type) {
+	case *wire.SealReply:
+		for _, part := range r.Parts {
+			reuse(r.Owned, part.Data)
+		}
+	case *wire.OpenReply:
+		for _, b := range r.Plain {
+			reuse(r.Owned, b)
+		}
+	case *wire.OpenMasterTokenReply:
+		for _, b := range r.Plain {
+			reuse(r.Owned, b)
 		}
 	}
 }
 
-// seal returns an envelope and its signature, which share one allocation if they are small.
+func reuse(owned bool, b []byte) {
+	if n := cap(b); owned && n >= largePart && n <= maxScratch {
+		clear(b)
+		largeParts.Put(&b)
+	}
+}
+
+// memory returns an empty slice that n bytes can be appended to. mem may be nil.
+func memory(mem *mslenc.Arena, n int) []byte {
+	if n >= largePart {
+		if b, ok := largeParts.Get().(*[]byte); ok && cap(*b) >= n {
+			return (*b)[:0]
+		}
+	}
+	return mem.Take(n)
+}
+
+// seal returns an envelope and its signature.
 func (s *suite) seal(ctx context.Context, plain []byte) (wire.Part, error) {
-	env, err := s.encrypt(ctx, plain)
+	return s.sealIn(ctx, nil, plain)
+}
+
+// sealIn is seal with the result, which shares one allocation if it is small, in memory of mem.
+func (s *suite) sealIn(ctx context.Context, mem *mslenc.Arena, plain []byte) (wire.Part, error) {
+	env, err := s.encryptIn(ctx, mem, plain)
 	if err != nil {
 		return wire.Part{}, err
 	}
@@ -98,20 +126,30 @@ func (s *suite) seal(ctx context.Context, plain []byte) (wire.Part, error) {
 
 // open is for parts of messages. Their signatures may be envelopes of version 2 (§2.3).
 func (s *suite) open(ctx context.Context, part wire.Part) ([]byte, error) {
+	return s.openIn(ctx, nil, part)
+}
+
+// openIn is open with the result in memory of mem.
+func (s *suite) openIn(ctx context.Context, mem *mslenc.Arena, part wire.Part) ([]byte, error) {
 	if err := s.verify(ctx, part.Data, rawSignature(part.Signature)); err != nil {
 		return nil, err
 	}
-	return s.decrypt(ctx, part.Data)
+	return s.decryptIn(ctx, mem, part.Data)
 }
 
-// encrypt returns an encoded envelope, with room behind it for a MAC.
+// encrypt returns an encoded envelope.
 func (s *suite) encrypt(ctx context.Context, plain []byte) ([]byte, error) {
+	return s.encryptIn(ctx, nil, plain)
+}
+
+// encryptIn is encrypt with the envelope, and room behind it for a MAC, in memory of mem.
+func (s *suite) encryptIn(ctx context.Context, mem *mslenc.Arena, plain []byte) ([]byte, error) {
 	var iv [ivSize]byte
 	rand.Read(iv[:])
-	return s.encryptWith(ctx, iv[:], plain)
+	return s.encryptWith(ctx, mem, iv[:], plain)
 }
 
-func (s *suite) encryptWith(ctx context.Context, iv, plain []byte) ([]byte, error) {
+func (s *suite) encryptWith(ctx context.Context, mem *mslenc.Arena, iv, plain []byte) ([]byte, error) {
 	if s.enc == nil {
 		return nil, unsupported(mslEncryptNotSupported, "encrypting without a key")
 	}
@@ -123,7 +161,7 @@ func (s *suite) encryptWith(ctx context.Context, iv, plain []byte) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	env := memory(envelopeSize(s.label, len(ciphertext)) + macSize)
+	env := memory(mem, envelopeSize(s.label, len(ciphertext))+macSize)
 	env = appendEnvelope(env, s.label, iv, ciphertext)
 	if cap(ciphertext) <= maxScratch {
 		*buf = ciphertext
@@ -132,22 +170,17 @@ func (s *suite) encryptWith(ctx context.Context, iv, plain []byte) ([]byte, erro
 	return env, nil
 }
 
-// memory returns an empty slice that n bytes can be appended to.
-func memory(n int) []byte {
-	if n >= largePart {
-		if b, ok := envelopes.Get().(*[]byte); ok && cap(*b) >= n {
-			return (*b)[:0]
-		}
-	}
-	return make([]byte, 0, n)
-}
-
 // decrypt opens an envelope of version 1 (§2.4). The caller has verified it.
 func (s *suite) decrypt(ctx context.Context, b []byte) ([]byte, error) {
+	return s.decryptIn(ctx, nil, b)
+}
+
+// decryptIn is decrypt with the plaintext in memory of mem.
+func (s *suite) decryptIn(ctx context.Context, mem *mslenc.Arena, b []byte) ([]byte, error) {
 	if s.enc == nil {
 		return nil, unsupported(mslDecryptNotSupported, "decrypting without a key")
 	}
-	e, err := parseEnvelope(b, 1)
+	e, err := parseEnvelope(mem, b, 1)
 	if err != nil {
 		return nil, unverified(mslEnvelopeParseError, "parsing a ciphertext envelope")
 	}
@@ -240,4 +273,18 @@ func openAll(ctx context.Context, p protector, parts []wire.Part) ([][]byte, int
 		plain = append(plain, b)
 	}
 	return slices.Clip(plain), -1, nil
+}
+
+// A placed is a suite whose results are in memory of an arena.
+type placed struct {
+	suite *suite
+	mem   *mslenc.Arena
+}
+
+func (p *placed) seal(ctx context.Context, plain []byte) (wire.Part, error) {
+	return p.suite.sealIn(ctx, p.mem, plain)
+}
+
+func (p *placed) open(ctx context.Context, part wire.Part) ([]byte, error) {
+	return p.suite.openIn(ctx, p.mem, part)
 }

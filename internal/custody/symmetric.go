@@ -21,14 +21,36 @@ import (
 
 // An aesCBC encrypts under a session key. The expanded key lives as long as the session; crypto/aes
 // has no way to wipe it, so wiping a session drops it for the collector.
-type aesCBC struct{ block cipher.Block }
+type aesCBC struct {
+	block    cipher.Block
+	encrypts idleList[cbc]
+	decrypts idleList[cbc]
+}
+
+// A cbc is AES-CBC in one direction. It holds a copy of the expanded key: the fewer the better.
+type cbc interface {
+	cipher.BlockMode
+	SetIV(iv []byte)
+}
+
+// crypt encrypts or decrypts b in place.
+func (c *aesCBC) crypt(l *idleList[cbc], create func(cipher.Block, []byte) cipher.BlockMode, iv, b []byte) {
+	m, ok := l.take()
+	if ok {
+		m.SetIV(iv)
+	} else {
+		m = create(c.block, iv).(cbc) // all of crypto/aes are
+	}
+	m.CryptBlocks(b, b)
+	l.give(m)
+}
 
 func newAESCBC(key *secret.Bytes) (*aesCBC, error) {
 	block, err := aes.NewCipher(secret.Reveal(key))
 	if err != nil {
 		return nil, unverified(mslInvalidEncryptionKey, "using an encryption key")
 	}
-	return &aesCBC{block}, nil
+	return &aesCBC{block: block}, nil
 }
 
 func (c *aesCBC) encrypt(_ context.Context, dst, iv, plain []byte) ([]byte, error) {
@@ -38,7 +60,7 @@ func (c *aesCBC) encrypt(_ context.Context, dst, iv, plain []byte) ([]byte, erro
 	for range pad {
 		dst = append(dst, byte(pad))
 	}
-	cipher.NewCBCEncrypter(c.block, iv).CryptBlocks(dst[start:], dst[start:])
+	c.crypt(&c.encrypts, cipher.NewCBCEncrypter, iv, dst[start:])
 	return dst, nil
 }
 
@@ -46,7 +68,7 @@ func (c *aesCBC) decrypt(_ context.Context, iv, b []byte) ([]byte, error) {
 	if len(b) == 0 || len(b)%16 != 0 || len(iv) != ivSize {
 		return nil, unverified(mslCiphertextBlockSize, "decrypting")
 	}
-	cipher.NewCBCDecrypter(c.block, iv).CryptBlocks(b, b)
+	c.crypt(&c.decrypts, cipher.NewCBCDecrypter, iv, b)
 	pad := int(b[len(b)-1])
 	good := subtle.ConstantTimeLessOrEq(1, pad) & subtle.ConstantTimeLessOrEq(pad, 16)
 	for i := 1; i <= 16; i++ {
@@ -60,11 +82,46 @@ func (c *aesCBC) decrypt(_ context.Context, iv, b []byte) ([]byte, error) {
 	return b[:len(b)-pad], nil
 }
 
-// An hmacKey is HMAC-SHA-256 under a session key. It keeps a few keyed states for reuse.
+// An idleList keeps a few states of computations under one key for reuse. It is safe for concurrent use.
+type idleList[T any] struct {
+	mu     sync.Mutex
+	idle   []T
+	closed bool
+}
+
+// maxIdle is how many states a session keeps: more than that many computations at once are rare.
+const maxIdle = 4
+
+func (l *idleList[T]) take() (state T, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.idle); n > 0 {
+		state, ok = l.idle[n-1], true
+		l.idle = l.idle[:n-1]
+	}
+	return state, ok
+}
+
+func (l *idleList[T]) give(state T) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.idle) < maxIdle && !l.closed {
+		l.idle = append(l.idle, state)
+	}
+}
+
+// close drops the states, and those that come back.
+func (l *idleList[T]) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.idle)
+	l.idle, l.closed = nil, true
+}
+
+// An hmacKey is HMAC-SHA-256 under a session key.
 type hmacKey struct {
-	key  *secret.Bytes
-	mu   sync.Mutex
-	idle []*macState
+	key    *secret.Bytes
+	states idleList[*macState]
 }
 
 // A macState is one running computation, with room for its result.
@@ -72,9 +129,6 @@ type macState struct {
 	hash.Hash
 	sum [macSize]byte
 }
-
-// maxIdle is how many states a session keeps: more than that many computations at once are rare.
-const maxIdle = 4
 
 func newHMACKey(key *secret.Bytes) (*hmacKey, error) {
 	if key.Len() == 0 {
@@ -84,11 +138,7 @@ func newHMACKey(key *secret.Bytes) (*hmacKey, error) {
 }
 
 func (k *hmacKey) take() (*macState, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if n := len(k.idle); n > 0 {
-		m := k.idle[n-1]
-		k.idle = k.idle[:n-1]
+	if m, ok := k.states.take(); ok {
 		return m, nil
 	}
 	if k.key.Len() == 0 { // wiped
@@ -99,11 +149,7 @@ func (k *hmacKey) take() (*macState, error) {
 
 func (k *hmacKey) give(m *macState) {
 	m.Reset()
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if len(k.idle) < maxIdle && k.key.Len() > 0 {
-		k.idle = append(k.idle, m)
-	}
+	k.states.give(m)
 }
 
 func (k *hmacKey) sign(_ context.Context, dst, data []byte) ([]byte, error) {
@@ -130,9 +176,7 @@ func (k *hmacKey) verify(_ context.Context, data, signature []byte) error {
 }
 
 func (k *hmacKey) wipe() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.idle = nil
+	k.states.close()
 	k.key.Wipe()
 }
 

@@ -44,7 +44,9 @@ func AppendBase64(dst, b []byte) []byte {
 
 // DecodeBase64 decodes base64 of the standard alphabet. Padding is mandatory; spaces, tabs, CR and LF
 // are skipped (§1.3).
-func DecodeBase64(s string) ([]byte, error) { return decodeBase64([]byte(s)) }
+func DecodeBase64(s string) ([]byte, error) {
+	return decodeBase64(nil, []byte(s))
+}
 
 // EncodeBase64URL returns base64 of the URL-safe alphabet, without padding.
 func EncodeBase64URL(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
@@ -81,9 +83,12 @@ func decodeStandard(dst, src []byte) (int, error) {
 	return done + n, err
 }
 
-// decodeBase64 decodes into fresh memory. src is left alone.
-func decodeBase64(src []byte) ([]byte, error) {
-	dst := make([]byte, standard.DecodedLen(len(src)))
+// decodeBase64 decodes into the memory of dst if it is large enough. src is left alone.
+func decodeBase64(dst, src []byte) ([]byte, error) {
+	if size := standard.DecodedLen(len(src)); size > cap(dst) {
+		dst = make([]byte, size)
+	}
+	dst = dst[:cap(dst)]
 	n, err := decodeStandard(dst, src)
 	if err != nil && bytes.ContainsAny(src, " \t") {
 		packed := bytes.Map(func(r rune) rune {

@@ -23,9 +23,10 @@ type Decoder struct {
 	start   int // of the object that comes next, in buf
 	given   int // length of the object that Next returned last; it goes when Next is called again
 	s       scanner
-	scanned bool  // s has read to the end of the next object
-	bad     error // of the stream's content; final
-	readErr error // that came with bytes
+	scanned bool     // s has read to the end of the next object
+	bad     error    // of the stream's content; final
+	readErr error    // that came with bytes
+	first   [8]entry // memory for s
 
 	// Bytes of white space skipped before the object that comes next, and before the last one.
 	space, spaceGiven int
@@ -34,14 +35,18 @@ type Decoder struct {
 // NewDecoder returns a Decoder that holds each object to l.
 func NewDecoder(r io.Reader, l Limits) *Decoder {
 	l = l.orDefault()
-	return &Decoder{r: r, limits: l, s: scanner{limits: l}}
+	d := &Decoder{r: r, limits: l}
+	d.s = scanner{limits: l, entries: d.first[:0]}
+	return d
 }
 
 // NewBytesDecoder returns a Decoder of a stream that is at hand whole. It keeps b, and what it returns
 // aliases it.
 func NewBytesDecoder(b []byte, l Limits) *Decoder {
 	l = l.orDefault()
-	return &Decoder{buf: b[:len(b):len(b)], readErr: io.EOF, limits: l, s: scanner{limits: l}}
+	d := &Decoder{buf: b[:len(b):len(b)], readErr: io.EOF, limits: l}
+	d.s = scanner{limits: l, entries: d.first[:0]}
+	return d
 }
 
 // Next returns the next object, which is valid until the next call of Next or NextHeader. White space

@@ -123,6 +123,12 @@ func (o Object) String(name string) (string, error) {
 	return decodeText(raw[1:len(raw)-1], e.valueEscaped), nil
 }
 
+// HasText reports whether o has a text member of that name.
+func (o Object) HasText(name string) bool {
+	_, _, err := o.typed(name, '"')
+	return err == nil
+}
+
 // Bool returns a boolean member.
 func (o Object) Bool(name string) (bool, error) {
 	raw, _, err := o.typed(name, 't')
@@ -155,7 +161,23 @@ func (o Object) Int32(name string) (int32, error) {
 }
 
 // Binary returns the bytes of a base64 member, in fresh memory.
-func (o Object) Binary(name string) ([]byte, error) {
+func (o Object) Binary(name string) ([]byte, error) { return o.BinaryIn(nil, name) }
+
+// BinaryIn is [Object.Binary] with the bytes in memory of a, which may be nil.
+func (o Object) BinaryIn(a *Arena, name string) ([]byte, error) {
+	return o.BinaryTo(a.Take(o.BinarySize(name)), name)
+}
+
+// BinarySize returns how many bytes [Object.BinaryTo] needs for a member at most.
+func (o Object) BinarySize(name string) int {
+	if e := o.find(name); e != nil {
+		return standard.DecodedLen(int(e.valueEnd - e.value))
+	}
+	return 0
+}
+
+// BinaryTo is [Object.Binary] with the bytes in the memory of dst, if there is room for BinarySize.
+func (o Object) BinaryTo(dst []byte, name string) ([]byte, error) {
 	raw, e, err := o.typed(name, '"')
 	if err != nil {
 		return nil, err
@@ -165,7 +187,7 @@ func (o Object) Binary(name string) ([]byte, error) {
 		text = unescape(text)
 		defer clear(text) // it may hold a key
 	}
-	b, err := decodeBase64(text)
+	b, err := decodeBase64(dst, text)
 	if err != nil {
 		return nil, &FieldError{Name: name, Kind: ErrType, detail: "not base64"}
 	}

@@ -84,6 +84,7 @@ type OpenMasterTokenReply struct {
 	// FailedPart is the index of the first part that did not verify or decrypt, or -1. Plain holds
 	// the parts before it.
 	FailedPart int32
+	Owned      bool // as in SealReply
 }
 
 // SealRequest encrypts and signs parts of one message under the keys that Context names.
@@ -95,6 +96,7 @@ type SealRequest struct {
 // SealReply holds the parts in the order of the request.
 type SealReply struct {
 	Parts []Part
+	Owned bool // does not travel: the parts are in memory of their own, for [Reuser]
 }
 
 // OpenRequest verifies and decrypts parts of one message under the keys that Context names.
@@ -107,6 +109,7 @@ type OpenRequest struct {
 type OpenReply struct {
 	Plain      [][]byte `holds:"plaintext"`
 	FailedPart int32
+	Owned      bool // as in SealReply
 }
 
 // EntityContextRequest asks for the keys of an entity (§5): a remote one whose pre-shared keys the

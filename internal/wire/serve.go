@@ -29,10 +29,12 @@ type Handler interface {
 
 // A Quick is a Handler that knows which requests take it a few microseconds and never wait, such as to
 // seal or open small parts. These are handled one after the other by the goroutine that reads the
-// connection, and their replies written together. Their context does not end at the deadline.
+// connection, and their replies written together. Their context does not end at the deadline, and what
+// HandleQuick returns need be valid only until it is called again.
 type Quick interface {
 	Handler
 	Quick(req Request) bool
+	HandleQuick(ctx context.Context, req Request) (Reply, error)
 }
 
 // A Reuser is a Handler that uses the memory of large replies again. Reuse may be called, once, with a
@@ -176,7 +178,7 @@ func (s *server) step(ctx context.Context) error {
 	case f.code == helloRequest || deadline == 0:
 		return errProtocol
 	case s.isQuick(req):
-		s.append(frame{id: f.id}, s.handle(ctx, req))
+		s.append(frame{id: f.id}, s.handle(ctx, req, s.quick.HandleQuick))
 	default:
 		if f.own == nil {
 			req, _, _ = s.parse(f.code, f.keep())
@@ -227,7 +229,7 @@ func (s *server) start(ctx context.Context, f frame, req Request, deadline uint3
 	s.busy.Add(1)
 	s.wg.Go(func() {
 		defer s.busy.Add(-1)
-		reply := s.handle(ctx, req)
+		reply := s.handle(ctx, req, s.h.Handle)
 		cancel()
 		s.out.Lock()
 		delete(s.running, f.id)
@@ -241,7 +243,7 @@ func (s *server) start(ctx context.Context, f frame, req Request, deadline uint3
 }
 
 // handle calls the handler, and returns what is to be sent. A panic fails one request and not the agent.
-func (s *server) handle(ctx context.Context, req Request) (m message) {
+func (s *server) handle(ctx context.Context, req Request, by func(context.Context, Request) (Reply, error)) (m message) {
 	defer func() {
 		if recover() != nil {
 			// What was panicked with may tell secrets. The stack does not.
@@ -249,7 +251,7 @@ func (s *server) handle(ctx context.Context, req Request) (m message) {
 			m = Fail(Device, "panic")
 		}
 	}()
-	reply, err := s.h.Handle(ctx, req)
+	reply, err := by(ctx, req)
 	if err != nil {
 		return asError(err)
 	}
