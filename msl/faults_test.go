@@ -191,6 +191,8 @@ func TestFailEveryCall(t *testing.T) {
 		request msl.Request
 		restart bool
 		hasMT   bool // a good master token is there before
+
+		exchanges string
 	}{
 		{name: "first message, PSK", entity: msl.PSK("psk-client"), request: msl.Request{}},
 		{name: "first message, RSA", entity: msl.RSA("rsa-client", "rsa-client-key"), request: msl.Request{}},
@@ -199,13 +201,17 @@ func TestFailEveryCall(t *testing.T) {
 		{name: "user", entity: msl.PSK("psk-client"), request: user, hasMT: true},
 		{name: "renewal", entity: msl.PSK("psk-client"), request: msl.Request{}, hasMT: true,
 			prepare: func(w *world, _ *msl.Client) { w.advance(2 * time.Hour) }},
+		{name: "renewal by a ladder", entity: msl.PSK("psk-client"), request: msl.Request{}, hasMT: true,
+			prepare: func(w *world, _ *msl.Client) { w.advance(2 * time.Hour) }, exchanges: "JWE_LADDER/WRAP JWE_LADDER/PSK"},
+		{name: "restart with a ladder", entity: msl.PSK("psk-client"), request: msl.Request{}, hasMT: true, restart: true,
+			prepare: func(w *world, _ *msl.Client) { w.advance(2 * time.Hour) }, exchanges: "JWK_LADDER/WRAP JWK_LADDER/PSK"},
 		{name: "restart", entity: msl.PSK("psk-client"), request: msl.Request{}, hasMT: true, restart: true},
 	} {
 		t.Run(stage.name, func(t *testing.T) {
 			for n := int64(1); ; n++ {
 				f := new(faults)
 				w := newWorld(t)
-				w.client.Entity = stage.entity
+				w.client.Entity, w.client.KeyExchanges = stage.entity, exchangesNamed(stage.exchanges)
 				w.newClient(nil).Close() // starts the server
 				store := &faultyStore{f: f}
 				start := func() *msl.Client {
