@@ -153,7 +153,7 @@ func (x *exchange) begin(ctx context.Context) error {
 		x.pending = append(x.pending, &pendingRequest{k.Scheme, p})
 	}
 	if x.pending == nil {
-		return errors.New("msl: a key exchange is needed, but the configuration names none")
+		return errors.New("msl: a key exchange is needed, but the configuration names none that is possible now")
 	}
 	return nil
 }

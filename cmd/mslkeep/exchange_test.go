@@ -44,6 +44,7 @@ func TestEveryKeyExchange(t *testing.T) {
 	t.Parallel()
 	w := exchangingWorld(t)
 	s := w.serve()
+	protocol, agents := []*process{s}, []int{s.agent}
 	for _, x := range []struct{ exchange, devices, refused string }{
 		{"SYMMETRIC_WRAPPED/PSK", "device-1", "device-2"},
 		{"JWE_LADDER/PSK", "device-1", "device-2"},
@@ -61,11 +62,15 @@ func TestEveryKeyExchange(t *testing.T) {
 		for _, device := range strings.Fields(x.devices) {
 			p := w.sender(device, s, "--key-exchange", x.exchange)
 			for i := range 3 {
-				if r := p.say("hello"); !r.KeyExchange || !r.Encrypted || i > 0 && !r.MasterToken {
+				r := p.say("hello")
+				if !r.KeyExchange || !r.Encrypted || i > 0 && !r.MasterToken {
 					t.Errorf("%s by %s, message %d: %+v", x.exchange, device, i, r)
 				}
+				if i == 0 {
+					agents = append(agents, r.AgentPID)
+				}
 			}
-			p.stop()
+			protocol = append(protocol, p)
 		}
 		for _, device := range strings.Fields(x.refused) {
 			if r := w.send(device, s, "--key-exchange", x.exchange, "hello"); r.code == 0 {
@@ -73,6 +78,7 @@ func TestEveryKeyExchange(t *testing.T) {
 			}
 		}
 	}
+	w.scan(protocol, agents...)
 }
 
 // TestLadder goes on with a ladder after a restart of the client, and after one of its agent. No wrapping key is

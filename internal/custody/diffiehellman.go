@@ -52,6 +52,7 @@ func respondDiffieHellman(_ context.Context, a *Agent, _ *requester, o mslenc.Ob
 	}
 	x, y := g.keyPair()
 	defer x.Wipe()
+	a.cfg.KeyLog.Add("exponent", x)
 	keys, err := g.agree(x, request.public)
 	if err != nil {
 		return nil, nil, err
@@ -72,6 +73,7 @@ func beginDiffieHellman(_ context.Context, a *Agent, r *beginner) (pendingExchan
 		return nil, unsupported(mslUnknownParameters, "beginning a key exchange with a group of that name")
 	}
 	x, y := g.keyPair()
+	a.cfg.KeyLog.Add("exponent", x)
 	return &pendingAgreement{agreement{r.mechanism, y}, g, x}, nil
 }
 

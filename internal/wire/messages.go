@@ -15,7 +15,7 @@
 package wire
 
 // Version is the version of this contract. Both ends must have the same.
-const Version = 1
+const Version = 2
 
 // A Handle names a session, an entity context or a pending key exchange that the agent holds. It
 // is 16 random bytes, is valid on one connection only, and becomes stale when the agent evicts what
