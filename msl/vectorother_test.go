@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -100,6 +101,16 @@ type knownSession struct{ session msl.CryptoContext }
 func (knownSession) SealSession(context.Context, msl.CryptoContext) ([]byte, error) { return nil, nil }
 func (k knownSession) UnsealSession(context.Context, []byte, msl.Token) (msl.CryptoContext, error) {
 	return k.session, nil
+}
+
+// seal protects encoded data of any scheme (§5.6).
+func (k knownSession) seal(ctx context.Context, token, inner []byte) ([]byte, error) {
+	parts, err := k.session.Seal(ctx, [][]byte{inner})
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, `{"scheme":"MT_PROTECTED","authdata":{"mastertoken":%s,"authdata":%q,"signature":%q}}`, token,
+		base64.StdEncoding.EncodeToString(parts[0].Data), base64.StdEncoding.EncodeToString(parts[0].Signature)), nil
 }
 
 func checkEntityParse(t testing.TB, c msltest.Case) error {
