@@ -34,6 +34,7 @@ type Client struct {
 	config    *Config
 	scheme    *entityScheme
 	keys      ClientKeys
+	issuer    ServerKeys // in a peer-to-peer network, else nil
 	transport Transport
 	state     clientState
 	renewal   renewalLock
@@ -45,6 +46,9 @@ type Client struct {
 
 // NewClient returns a client of the peer that transport leads to. Store may be nil, for tokens that
 // last as long as the client. Nothing is read or sent before the first request.
+//
+// In a peer-to-peer network keys must be ServerKeys as well, and the exchanges of transport must carry several
+// messages each way, as those of StreamTransport do and those of HTTPTransport do not.
 func NewClient(c *Config, keys ClientKeys, transport Transport, store Store) (*Client, error) {
 	scheme, err := c.ownScheme()
 	if err == nil {
@@ -58,7 +62,13 @@ func NewClient(c *Config, keys ClientKeys, transport Transport, store Store) (*C
 	}
 	config := *c
 	config.Capabilities = config.capabilities().ready()
-	return &Client{config: &config, scheme: scheme, keys: keys, transport: transport, cache: newTokenCache(), state: clientState{store: store, keys: keys}}, nil
+	client := &Client{config: &config, scheme: scheme, keys: keys, transport: transport, cache: newTokenCache(), state: clientState{store: store, keys: keys}}
+	if c.PeerToPeer {
+		if err := client.issues(); err != nil {
+			return nil, err
+		}
+	}
+	return client, nil
 }
 
 func (c *Client) now() time.Time { return c.config.clock()() }
@@ -106,16 +116,10 @@ type Request struct {
 
 	// ChunkSize is the most data in one payload, in bytes. 0 means 64 KiB.
 	ChunkSize int
-}
 
-// A NewServiceToken is a service token to be made (§3.4).
-type NewServiceToken struct {
-	Name          string
-	BoundToEntity bool // to the master token; the token is left out while there is none
-	BoundToUser   bool // to the user ID token, and the master token
-	Encrypt       bool
-	Compression   string // "", "GZIP" or "LZW"; used only if it makes the data shorter
-	Data          []byte
+	// AcceptPush lets the answer be a message that the peer pushes (§8.6). Such a message answers nothing, so nothing
+	// tells whether it was sent just now: somebody who recorded an earlier one can put it in its place.
+	AcceptPush bool
 }
 
 // A Response is the peer's answer. Its Message must be closed.
@@ -156,17 +160,22 @@ var errTooManyMessages = errors.New("msl: no answer within the limit of 12 messa
 // Large bodies are sent while the response is read. The response is valid until it is closed or ctx
 // ends.
 func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	x := &exchange{client: c, request: r, cancel: cancel, body: newBody(r)}
-	response, err := x.run(ctx)
+	ctx, x := c.exchange(ctx, r)
+	m, err := x.run(ctx)
 	if err != nil {
+		x.complain(ctx, err)
 		x.close()
 		return nil, err
 	}
-	return response, nil
+	return &Response{Message: m, Exchanged: x.exchanged, exchange: x}, nil
 }
 
-// An exchange is one call of Do. It is used by one goroutine, but for the body, which a second one may
+func (c *Client) exchange(ctx context.Context, r *Request) (context.Context, *exchange) {
+	ctx, cancel := context.WithCancel(ctx)
+	return ctx, &exchange{client: c, request: r, cancel: cancel, body: newBody(r)}
+}
+
+// An exchange is one call of Do or Send. It is used by one goroutine, but for the body, which a second one may
 // be writing.
 type exchange struct {
 	client  *Client
@@ -174,6 +183,8 @@ type exchange struct {
 	cancel  context.CancelFunc
 	body    *body
 	pending []*pendingRequest // key requests made so far, to be sent again if need be
+	oneWay  bool              // nobody answers the data (§8.1)
+	peer    peerSide          // of a peer-to-peer network
 
 	// What the next message is to be (§8.5).
 	snapshot
@@ -189,7 +200,6 @@ type exchange struct {
 	// What the last one was.
 	sentHandshake bool
 	sentData      bool
-	sentNothing   bool // no data but its end, which a peer may take for a handshake (§4.9)
 
 	exchanged bool // any of them brought a master token
 
@@ -198,14 +208,16 @@ type exchange struct {
 	writing   chan error // result of a body that is written in the background
 }
 
-// run is the request loop (§8.4).
-func (x *exchange) run(ctx context.Context) (*Response, error) {
+// run is the request loop (§8.4). It returns the answer, or nil to a message that has none.
+func (x *exchange) run(ctx context.Context) (*Message, error) {
 	for count := 0; count+2 <= maxMessages; count += 2 {
 		m, err := x.roundTrip(ctx)
 		if err != nil {
 			return nil, err
 		}
 		switch {
+		case m == nil:
+			return nil, nil
 		case m.Err != nil:
 			if x.first == nil {
 				x.first = m.Err
@@ -213,11 +225,12 @@ func (x *exchange) run(ctx context.Context) (*Response, error) {
 			if err := x.recover(ctx, m); err != nil {
 				return nil, err
 			}
-		case x.sentHandshake:
+		case x.sentHandshake, x.client.issuer != nil && m.Handshake():
 			x.messageID, x.hasID = addID(m.ID, 1), true
 			x.forced = false
+			x.answers(m)
 		default:
-			return &Response{Message: m, Exchanged: x.exchanged, exchange: x}, nil
+			return m, x.reply(ctx, m)
 		}
 		x.endTrip()
 	}

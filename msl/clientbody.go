@@ -100,7 +100,6 @@ func (x *exchange) write(ctx context.Context, w *MessageWriter) error {
 		return err
 	}
 	if source == nil {
-		x.sentNothing = true
 		return complete(w, x.transport)
 	}
 	scratch := scratches.Get().(*[]byte)
@@ -113,7 +112,6 @@ func (x *exchange) write(ctx context.Context, w *MessageWriter) error {
 			return err
 		}
 		if err == io.EOF {
-			x.sentNothing = total == 0
 			return complete(w, x.transport)
 		}
 		if err != nil {
@@ -122,6 +120,40 @@ func (x *exchange) write(ctx context.Context, w *MessageWriter) error {
 	}
 	x.inBackground(func() error { _, err := io.Copy(w, source); return err }, w)
 	return nil
+}
+
+// empty reports whether there is no data. It may take data for none that has no size, as some files do.
+func (x *exchange) empty() (bool, error) {
+	b := x.body
+	switch {
+	case x.request.Stream != nil || x.peer.serving || x.peer.tokensOnly:
+		return false, nil
+	case b.source == nil:
+		return true, nil
+	case b.seeker != nil:
+		end, err := b.seeker.Seek(0, io.SeekEnd)
+		if err == nil {
+			_, err = b.seeker.Seek(b.start, io.SeekStart)
+		}
+		return end <= b.start, err
+	case b.lost || len(b.kept) > 0:
+		return false, nil
+	}
+	one := make([]byte, 1)
+	n, err := io.ReadFull(b.source, one)
+	b.kept = append(b.kept, one[:n]...)
+	if err == io.EOF {
+		return true, nil
+	}
+	return false, err
+}
+
+// completeHeader ends a message that is nothing but its header, and the request that carries it.
+func completeHeader(w *MessageWriter, t Exchange) error {
+	if err := w.closeHeader(); err != nil {
+		return err
+	}
+	return t.CloseWrite()
 }
 
 // complete ends the message, and the request that carries it.

@@ -99,7 +99,7 @@ func (x *exchange) let() {
 
 // mustRenew reports whether the message cannot be sent as it should be without new tokens.
 func (x *exchange) mustRenew() bool {
-	r, token := x.request, x.token()
+	r, token := x.wanted(), x.token()
 	switch {
 	case !x.protects(r.Protection):
 		return true
@@ -111,7 +111,7 @@ func (x *exchange) mustRenew() bool {
 		return true
 	case x.user == nil && r.User != "" && !x.encryptsHeader():
 		return true
-	case r.RequestTokens && (token == nil || r.User != "" && x.user == nil):
+	case r.RequestTokens && !x.oneWay && (token == nil || r.User != "" && x.user == nil):
 		return true
 	}
 	return false
@@ -120,7 +120,7 @@ func (x *exchange) mustRenew() bool {
 // mayRenew reports whether new tokens would be good to have.
 func (x *exchange) mayRenew() bool {
 	token := x.token()
-	if len(x.client.config.keyExchanges()) == 0 {
+	if len(x.client.config.keyExchanges()) == 0 || x.oneWay || x.peer.quiet {
 		return false
 	}
 	return token == nil || token.Renewable(x.remoteTime()) ||

@@ -6,6 +6,8 @@ package msl
 import (
 	"context"
 	"errors"
+	"io"
+	"slices"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
 )
@@ -22,21 +24,26 @@ func (x *exchange) roundTrip(ctx context.Context) (*Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	if x.transport, err = x.client.transport.Open(ctx); err != nil {
-		return nil, err
+	if x.transport == nil {
+		if x.transport, err = x.client.transport.Open(ctx); err != nil {
+			return nil, err
+		}
 	}
-	w, err := x.writer(ctx, h)
+	w, err := x.writer(ctx, h, x.transport)
 	if err != nil {
 		return nil, err
 	}
-	x.sentHandshake, x.sentData, x.sentNothing = h.Handshake, !h.Handshake, false
-	if h.Handshake {
-		err = complete(w, x.transport)
-	} else {
+	x.sentHandshake, x.sentData = h.Handshake, !h.Handshake && !x.peer.tokensOnly
+	if x.sentData {
 		err = x.write(ctx, w)
+	} else {
+		err = completeHeader(w, x.transport)
 	}
 	if err != nil {
 		return nil, err
+	}
+	if x.oneWay && x.sentData {
+		return x.sent(ctx, h)
 	}
 	m, err := x.receive(ctx, h)
 	if err != nil {
@@ -84,7 +91,7 @@ func (x *exchange) cause(err error) error {
 
 // header builds the header data of the next message (§8.3).
 func (x *exchange) header(ctx context.Context) (*headerData, error) {
-	c, r := x.client, x.request
+	c, r := x.client, x.wanted()
 	id := x.messageID
 	if !x.hasID {
 		id = randomID()
@@ -108,7 +115,15 @@ func (x *exchange) header(ctx context.Context) (*headerData, error) {
 		}
 	}
 	token := x.token()
-	h.Handshake = delayed || !x.protects(r.Protection) || r.NonReplayable && token == nil
+	asks := h.Renewable && (token == nil || token.Renewable(x.remoteTime()) || r.NonReplayable || x.forced)
+	h.Handshake = delayed || !x.protects(r.Protection) || r.NonReplayable && token == nil || x.oneWay && h.Renewable
+	if asks && !h.Handshake {
+		var err error
+		// A message that asks for keys and is empty looks like a handshake (§4.9), so it becomes one.
+		if h.Handshake, err = x.empty(); err != nil {
+			return nil, err
+		}
+	}
 	if h.Handshake {
 		h.Renewable = true
 	} else if r.NonReplayable {
@@ -118,13 +133,16 @@ func (x *exchange) header(ctx context.Context) (*headerData, error) {
 		}
 		h.NonReplayableID = next
 	}
-	if h.Renewable && (token == nil || token.Renewable(x.remoteTime()) || r.NonReplayable || x.forced) {
+	if asks || h.Handshake && (token == nil || token.Renewable(x.remoteTime()) || r.NonReplayable || x.forced) {
 		if err := x.begin(ctx); err != nil {
 			return nil, err
 		}
 		for _, p := range x.pending {
 			h.KeyRequests = append(h.KeyRequests, KeyRequest{Scheme: p.scheme, KeyData: p.pending.KeyData()})
 		}
+	}
+	if err := x.addPeerTokens(ctx, h); err != nil {
+		return nil, err
 	}
 	return h, x.addServiceTokens(ctx, h)
 }
@@ -163,56 +181,22 @@ func (x *exchange) begin(ctx context.Context) error {
 func (x *exchange) addServiceTokens(ctx context.Context, h *headerData) error {
 	c := x.client
 	h.ServiceTokens = c.state.applicable(x.snapshot)
-	if h.Handshake {
+	r := x.wanted()
+	if h.Handshake || len(r.ServiceTokens) == 0 {
 		return nil
 	}
-	var fresh []*ServiceToken
-	for _, n := range x.request.ServiceTokens {
-		t, err := n.seal(ctx, c.config, c.keys, x.token(), x.user)
-		if err != nil {
-			return err
-		}
-		if t == nil {
-			continue
-		}
-		fresh = append(fresh, t)
-		h.ServiceTokens = replaceServiceToken(h.ServiceTokens, t)
+	with, err := addServiceTokens(ctx, c.config, c.keys, h.ServiceTokens, r.ServiceTokens, x.token(), x.user)
+	if err != nil {
+		return err
 	}
-	if fresh != nil {
-		c.state.received(ctx, "", nil, fresh)
-	}
+	fresh := slices.DeleteFunc(slices.Clone(with), func(t *ServiceToken) bool { return slices.Contains(h.ServiceTokens, t) })
+	h.ServiceTokens = with
+	c.state.received(ctx, "", nil, fresh)
 	return nil
 }
 
-// seal makes the token, or returns nil if what it is to be bound to is not there.
-func (n *NewServiceToken) seal(ctx context.Context, cfg *Config, keys ServiceTokenKeys, m *MasterToken, u *UserIDToken) (*ServiceToken, error) {
-	if n.BoundToUser && u == nil || (n.BoundToEntity || n.BoundToUser) && m == nil {
-		return nil, nil
-	}
-	if !n.BoundToEntity && !n.BoundToUser {
-		m = nil
-	}
-	if !n.BoundToUser {
-		u = nil
-	}
-	if len(n.Data) == 0 {
-		return deletedServiceToken(n.Name, m, u), nil
-	}
-	return sealServiceToken(ctx, cfg, keys, n.Name, m, u, n.Encrypt, n.Compression, n.Data)
-}
-
-func replaceServiceToken(tokens []*ServiceToken, t *ServiceToken) []*ServiceToken {
-	out := make([]*ServiceToken, 0, len(tokens)+1)
-	for _, have := range tokens {
-		if !t.Replaces(have) {
-			out = append(out, have)
-		}
-	}
-	return append(out, t)
-}
-
 // writer returns the writer of the message, under the session's keys or our entity's.
-func (x *exchange) writer(ctx context.Context, h *headerData) (*MessageWriter, error) {
+func (x *exchange) writer(ctx context.Context, h *headerData, out io.Writer) (*MessageWriter, error) {
 	c := x.client
 	outer := outerHeader{entity: c.config.Entity}
 	var own CryptoContext
@@ -224,7 +208,7 @@ func (x *exchange) writer(ctx context.Context, h *headerData) (*MessageWriter, e
 			return nil, err
 		}
 	}
-	return newMessageWriter(ctx, x.transport, &outgoing{
+	return newMessageWriter(ctx, out, &outgoing{
 		outer: outer, header: h, headerContext: own, payloadContext: own,
 		compression: x.request.Compression, chunkSize: x.request.ChunkSize,
 	})
@@ -233,21 +217,23 @@ func (x *exchange) writer(ctx context.Context, h *headerData) (*MessageWriter, e
 // receive opens the answer and keeps the tokens that it brings (§8.9).
 func (x *exchange) receive(ctx context.Context, sent *headerData) (*Message, error) {
 	c := x.client
-	o := opener{cfg: c.config, entities: c.keys, services: c.keys, session: x.sessionOf, cache: c.cache, answersHandshake: sent.Handshake || x.sentNothing && sent.KeyRequests != nil}
+	o := x.opener()
+	o.answersHandshake = sent.Handshake
 	if sent.KeyRequests != nil {
 		o.requests = x.pending
 	}
-	m, err := o.open(ctx, x.answer())
+	d, err := x.answer()
+	if err != nil {
+		return nil, err
+	}
+	m, err := o.open(ctx, d)
 	if err != nil {
 		return nil, err
 	}
 	if err := x.check(m, sent); err != nil {
 		return nil, err
 	}
-	if 0 <= m.Timestamp && m.Timestamp < maxTimestamp {
-		c.offset.Store(m.Timestamp - c.now().Unix())
-		c.synced.Store(true)
-	}
+	c.noteTime(m)
 	if m.Err != nil {
 		return m, nil
 	}
@@ -256,23 +242,54 @@ func (x *exchange) receive(ctx context.Context, sent *headerData) (*Message, err
 		x.held = append(x.held, fresh)
 		x.exchanged = true
 	}
-	c.state.received(ctx, x.request.User, m.UserIDToken, m.ServiceTokens)
+	x.keep(ctx, m)
 	x.unlock()
-	if x.sentNothing && sent.KeyRequests != nil {
-		x.sentHandshake, err = m.hasNoPayload(ctx)
-	}
-	return m, err
+	return m, nil
 }
 
-// answer returns a decoder of what the peer sends back.
-func (x *exchange) answer() *mslenc.Decoder {
+// opener returns what opens the peer's messages.
+func (x *exchange) opener() opener {
+	c := x.client
+	o := opener{cfg: c.config, entities: c.keys, services: c.keys, session: x.sessionOf, cache: c.cache, answers: true}
+	if c.issuer != nil {
+		o.tokens = c.issuer
+	}
+	return o
+}
+
+// keep keeps the user ID token and the service tokens that a message gives this side to carry.
+func (x *exchange) keep(ctx context.Context, m *Message) {
+	state, user := &x.client.state, x.request.User
+	if x.client.issuer != nil {
+		state.received(ctx, user, m.PeerUserIDToken, m.PeerServiceTokens)
+	} else {
+		state.received(ctx, user, m.UserIDToken, m.ServiceTokens)
+	}
+}
+
+// noteTime learns the peer's time (§8.7).
+func (c *Client) noteTime(m *Message) {
+	if 0 <= m.Timestamp && m.Timestamp < maxTimestamp {
+		c.offset.Store(m.Timestamp - c.now().Unix())
+		c.synced.Store(true)
+	}
+}
+
+// answer returns a decoder of what the peer sends back. Between peers it stands before a message.
+func (x *exchange) answer() (*mslenc.Decoder, error) {
 	limits := x.client.config.decoderLimits()
+	if x.client.issuer != nil {
+		if x.peer.decoder == nil {
+			x.peer.decoder = mslenc.NewDecoder(x.transport, limits)
+		}
+		return x.peer.decoder, findHeader(x.peer.decoder)
+	}
 	if t, ok := x.transport.(interface{ whole() []byte }); ok {
 		if b := t.whole(); b != nil {
-			return mslenc.NewBytesDecoder(b, limits)
+			return mslenc.NewBytesDecoder(b, limits), nil
 		}
 	}
-	return mslenc.NewDecoder(x.transport, limits)
+	return mslenc.NewDecoder(x.transport, limits), nil
 }
 
 // sessionOf finds the keys of a master token that the peer's message names: those that we used, or
@@ -280,6 +297,11 @@ func (x *exchange) answer() *mslenc.Decoder {
 func (x *exchange) sessionOf(t *MasterToken) CryptoContext {
 	if x.session != nil && x.session.token.same(t) {
 		return x.session.context
+	}
+	for _, s := range x.held {
+		if s.token.same(t) {
+			return s.context
+		}
 	}
 	return nil
 }
@@ -290,11 +312,15 @@ const maxTimestamp = 253402300800
 // check makes sure that the message is the answer to ours (§4.13), and that it is protected as the
 // request was to be.
 func (x *exchange) check(m *Message, sent *headerData) error {
-	p := x.request.Protection
-	if m.Err == nil && !sent.Handshake && (p == Encrypted && !m.Encrypted || p <= IntegrityProtected && !m.IntegrityProtected) {
-		return withID(fail(ResponseRequiresEncryption, "answer", nil), m.ID)
+	if m.Err == nil && !sent.Handshake {
+		if err := x.checkProtection(m); err != nil {
+			return err
+		}
 	}
-	if m.ID == addID(sent.MessageID, 1) {
+	if err := x.checkPeer(m); err != nil {
+		return err
+	}
+	if m.ID == addID(sent.MessageID, 1) || x.request.AcceptPush && m.Err == nil && !sent.Handshake {
 		return nil
 	}
 	if m.Err != nil {
@@ -306,12 +332,24 @@ func (x *exchange) check(m *Message, sent *headerData) error {
 	return withID(fail(UnexpectedResponseMessageID, "answer", nil), m.ID)
 }
 
-// endTrip ends one round trip of the exchange: the next one begins anew.
+// checkProtection makes sure that a message with data has the protection that was demanded for the request.
+func (x *exchange) checkProtection(m *Message) error {
+	p := x.request.Protection
+	if x.client.issuer != nil && (m.Handshake() || x.peer.serving) {
+		return nil // there is no data yet, or none
+	}
+	if p == Encrypted && !m.Encrypted || p <= IntegrityProtected && !m.IntegrityProtected {
+		return withID(fail(ResponseRequiresEncryption, "answer", nil), m.ID)
+	}
+	return nil
+}
+
+// endTrip ends one round trip of the exchange: the next one begins anew, on another connection unless that
+// belongs to peers.
 func (x *exchange) endTrip() {
 	x.unlock()
-	if x.transport != nil {
-		x.transport.Close()
-		x.transport = nil
+	if x.client.issuer == nil {
+		x.hangUp()
 	}
 	if x.writing != nil {
 		<-x.writing
@@ -320,12 +358,20 @@ func (x *exchange) endTrip() {
 	x.let()
 }
 
+func (x *exchange) hangUp() {
+	if x.transport != nil {
+		x.transport.Close()
+		x.transport = nil
+	}
+}
+
 // close ends the exchange, and lets go of everything.
 func (x *exchange) close() error {
 	x.cancel()
 	if x.writing != nil {
 		x.body.close()
 	}
+	x.hangUp()
 	x.endTrip()
 	for _, s := range x.held {
 		s.release()

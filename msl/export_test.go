@@ -140,7 +140,11 @@ func NewHeaderData(cfg *Config, id int64) *HeaderData { return newHeaderData(cfg
 // Respond builds the answer to a message and writes its header, with data if there is any.
 func Respond(ctx context.Context, cfg *Config, keys ServerKeys, req *Message, out io.Writer, data []byte) (*HeaderData, *MasterToken, error) {
 	r := responder{cfg: cfg, entities: keys, issuer: keys}
-	answer, err := r.respond(ctx, req)
+	g, err := r.give(ctx, req)
+	if err != nil {
+		return nil, nil, err
+	}
+	answer, err := r.respond(ctx, req, g)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -268,15 +268,25 @@ func (m *Message) inferHandshake(ctx context.Context) error {
 	return nil
 }
 
-// hasNoPayload reports whether an answer is nothing but its header, as that to a handshake.
-func (m *Message) hasNoPayload(ctx context.Context) (bool, error) {
-	p, err := m.nextPayload(ctx)
-	if err == io.EOF {
-		m.finish(io.EOF)
-		return true, nil
+// holdLimit is how much application data hold keeps.
+const holdLimit = 1 << 20
+
+// hold reads the rest of the data into memory, so that what follows on the same stream can be read.
+func (m *Message) hold() error {
+	var data []byte
+	for {
+		chunk, err := m.NextChunk(m.ctx)
+		if err == io.EOF {
+			m.rest = data
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if data = append(data, chunk...); len(data) > holdLimit {
+			return fail(ResponseRequiresEncryption, "data before keys", nil)
+		}
 	}
-	m.ahead = p
-	return false, withID(err, m.ID)
 }
 
 // Close drops the rest of the data. It reads what little there may be of it, so that the next message

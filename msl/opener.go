@@ -24,6 +24,8 @@ type opener struct {
 	session func(*MasterToken) CryptoContext
 	// requests are the key requests that this side sent in the message which this one answers.
 	requests []*pendingRequest
+	// answers says that the message answers one of this side, which knows therefore whether it is a handshake.
+	answers bool
 	// answersHandshake says that the message answers a handshake, and may therefore have no payload.
 	answersHandshake bool
 }

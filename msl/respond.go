@@ -17,48 +17,75 @@ type responder struct {
 	issuer   TokenIssuer
 }
 
-// respond returns the answer to a request, with all tokens that the request may have. The caller adds
-// service tokens, and writes it. Errors carry the request's message id.
-func (r *responder) respond(ctx context.Context, req *Message) (*outgoing, error) {
-	out, err := r.build(ctx, req)
-	if err != nil {
-		return nil, withID(err, req.ID)
-	}
-	return out, nil
+// A given is what the answer to a message gives its sender to carry.
+type given struct {
+	response *KeyResponse // a new master token, or nil
+	token    *MasterToken // that the sender has from now on, or nil
+	session  *Session     // of that token
+	user     *UserIDToken // or nil
+	services []*ServiceToken
 }
 
-func (r *responder) build(ctx context.Context, req *Message) (*outgoing, error) {
-	now := r.cfg.now()
-	h := newHeaderData(r.cfg, now, addID(req.ID, 1))
-	h.Sender = r.cfg.Entity.Identity()
-	h.Capabilities = req.Capabilities.Intersect(r.cfg.capabilities())
-	h.UserIDToken = req.UserIDToken
-	h.ServiceTokens = slices.Clone(req.ServiceTokens)
-	out := &outgoing{header: h}
-	if err := r.sender(ctx, req, out); err != nil {
-		return nil, err
-	}
-	session := req.Session
+// echoed is what an answer gives that neither issues nor renews anything: what the message had.
+func echoed(req *Message) *given {
+	return &given{token: req.MasterToken, session: req.Session, user: req.UserIDToken, services: slices.Clone(req.ServiceTokens)}
+}
+
+// give has all tokens issued and renewed that a message may have. Errors carry the message's id.
+func (r *responder) give(ctx context.Context, req *Message) (*given, error) {
+	g, now := echoed(req), r.cfg.now()
 	if exchangesKeys(req, now) {
 		issued, err := r.exchange(ctx, req, now)
 		if err != nil {
-			return nil, err
+			return nil, withID(err, req.ID)
 		}
-		h.KeyResponse = issued.response
-		session = issued.session
-		out.payloadContext = session
+		g.response, g.session, g.token = issued.response, issued.session, issued.response.MasterToken
 	}
-	if err := r.userIDToken(ctx, req, h, session, now); err != nil {
-		return nil, err
+	if err := r.userIDToken(ctx, req, g, now); err != nil {
+		return nil, withID(err, req.ID)
 	}
-	return out, h.checkBindings(out.outer.master)
+	return g, nil
+}
+
+// add adds what the application gives: a token for a user, unless there is one, and service tokens.
+func (r *responder) add(ctx context.Context, keys ServiceTokenKeys, g *given, user string, services []NewServiceToken) (err error) {
+	if user != "" && g.session == nil {
+		return ResponseRequiresMasterToken
+	}
+	if user != "" && g.user == nil {
+		if g.user, err = r.issueUser(ctx, g.session, user, -1, nil, r.cfg.now()); err != nil {
+			return err
+		}
+	}
+	g.services, err = addServiceTokens(ctx, r.cfg, keys, g.services, services, g.token, g.user)
+	return err
+}
+
+// respond returns the answer to a request in a trusted services network. Errors carry the request's message id.
+func (r *responder) respond(ctx context.Context, req *Message, g *given) (*outgoing, error) {
+	h := newHeaderData(r.cfg, r.cfg.now(), addID(req.ID, 1))
+	h.Sender = r.cfg.Entity.Identity()
+	h.Capabilities = req.Capabilities.Intersect(r.cfg.capabilities())
+	h.KeyResponse, h.UserIDToken, h.ServiceTokens = g.response, g.user, g.services
+	out := &outgoing{header: h}
+	if err := r.sender(ctx, req, g, out); err != nil {
+		return nil, withID(err, req.ID)
+	}
+	if g.response != nil {
+		out.payloadContext = g.session
+	}
+	return out, withID(h.checkBindings(out.outer.master), req.ID)
 }
 
 // sender protects the answer with what identifies the request: its master token, even one that is just
 // being replaced, or else this side's own keys.
-func (r *responder) sender(ctx context.Context, req *Message, out *outgoing) (err error) {
-	if req.MasterToken != nil {
-		out.outer.master, out.headerContext = req.MasterToken, req.Session
+func (r *responder) sender(ctx context.Context, req *Message, g *given, out *outgoing) (err error) {
+	token, session := g.token, g.session
+	if g.response != nil {
+		token, session = req.MasterToken, req.Session
+	}
+	if token != nil {
+		out.outer.master, out.headerContext = token, session
 		return nil
 	}
 	out.outer.entity = r.cfg.Entity
@@ -143,14 +170,14 @@ func (r *responder) issue(ctx context.Context, req *Message, k KeyRequest, now t
 
 // userIDToken renews the request's user ID token where that is due, or makes one for a user who
 // authenticated in a renewable message. Without a session there is nothing that it could be bound to.
-func (r *responder) userIDToken(ctx context.Context, req *Message, h *headerData, session *Session, now time.Time) error {
-	have := req.UserIDToken
+func (r *responder) userIDToken(ctx context.Context, req *Message, g *given, now time.Time) error {
+	have := g.user
 	user, serial := "", int64(-1)
 	switch {
-	case session == nil:
+	case g.session == nil:
 		return nil
 	case have != nil && have.Verified:
-		due := have.Renewable(now) && req.Renewable || have.Expired(now) || !have.BoundTo(h.verifier(req.MasterToken))
+		due := have.Renewable(now) && req.Renewable || have.Expired(now) || !have.BoundTo(g.token)
 		if !due {
 			return nil
 		}
@@ -164,8 +191,8 @@ func (r *responder) userIDToken(ctx context.Context, req *Message, h *headerData
 	if have != nil {
 		issuerData = have.IssuerData
 	}
-	u, err := r.issueUser(ctx, session, user, serial, issuerData, now)
-	h.UserIDToken = u
+	u, err := r.issueUser(ctx, g.session, user, serial, issuerData, now)
+	g.user = u
 	return err
 }
 

@@ -28,9 +28,10 @@ func (f handlerFunc) ServeMSL(ctx context.Context, w *ResponseWriter, m *Message
 	return f(ctx, w, m)
 }
 
-// A Server answers messages in a trusted services network (§8.6): it authenticates entities and users,
-// issues and renews tokens, and hands messages to its handler. It keeps no state of its clients: whatever
-// concerns one is in the tokens that it carries. It is safe for concurrent use.
+// A Server answers messages (§8.6): it authenticates entities and users, issues and renews tokens, and hands
+// messages to its handler. In a trusted services network it keeps no state of its clients: whatever concerns one
+// is in the tokens that it carries. In a peer-to-peer network it keeps, in memory, the tokens that they have
+// issued to it. It is safe for concurrent use.
 type Server struct {
 	// Failed, if not nil, is told of each message that failed, and why. Set it before the first message.
 	Failed func(error)
@@ -39,9 +40,11 @@ type Server struct {
 	keys    ServerKeys
 	handler Handler
 	cache   *tokenCache
+	peers   *peerTable // nil in a trusted services network
 }
 
-// NewServer returns a server. Serve it with net/http, or message by message with ServeExchange.
+// NewServer returns a server. Serve it with net/http, connections with ServeConn, or single messages with
+// ServeExchange. In a peer-to-peer network keys must be ClientKeys as well, and only ServeConn serves.
 func NewServer(c *Config, keys ServerKeys, h Handler) (*Server, error) {
 	if _, err := c.ownScheme(); err != nil {
 		return nil, err
@@ -54,13 +57,20 @@ func NewServer(c *Config, keys ServerKeys, h Handler) (*Server, error) {
 	if config.Policy == nil {
 		config.Policy = NewMemoryPolicy(&config)
 	}
-	return &Server{config: &config, keys: keys, handler: h, cache: newTokenCache()}, nil
+	s := &Server{config: &config, keys: keys, handler: h, cache: newTokenCache()}
+	if c.PeerToPeer {
+		var err error
+		if s.peers, err = newPeerTable(s); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
 }
 
 // errMessageCut means that an answer was begun and could not be completed.
 var errMessageCut = errors.New("msl: the answer was cut off")
 
-// ServeExchange reads one message from r and writes the answer to w, whose Flush() error method it calls
+// ServeExchange reads one message of a trusted services network from r and writes the answer to w, whose Flush() error method it calls
 // if there is one. The error says what failed, even if the peer was told so by an error message; it
 // is for logs. r may be read until ServeExchange returns.
 func (s *Server) ServeExchange(ctx context.Context, r io.Reader, w io.Writer) error {
@@ -70,7 +80,11 @@ func (s *Server) ServeExchange(ctx context.Context, r io.Reader, w io.Writer) er
 }
 
 func (s *Server) serve(ctx context.Context, d *mslenc.Decoder, w io.Writer) error {
-	err := s.exchange(ctx, d, w)
+	return s.told(s.exchange(ctx, d, w))
+}
+
+// told passes an error on to who wants to know.
+func (s *Server) told(err error) error {
 	if err != nil && s.Failed != nil {
 		s.Failed(err)
 	}
@@ -91,23 +105,30 @@ func (s *Server) exchange(ctx context.Context, d *mslenc.Decoder, w io.Writer) e
 	answer := &ResponseWriter{ctx: ctx, server: s, request: m, out: &sentWriter{w: w}}
 	if m.Handshake() {
 		answer.Protection = Unprotected
-		err = answer.closeHeader()
-	} else if err = s.handler.ServeMSL(ctx, answer, m); err == nil {
-		err = answer.close()
+		return s.ended(answer, answer.closeHeader())
 	}
+	return s.ended(answer, answer.serve())
+}
+
+// ended tells the peer if answering failed, as far as that is possible still. It returns err.
+func (s *Server) ended(answer *ResponseWriter, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case answer.out.sent:
-		answer.writer.abort()
+		answer.abort()
 		return errors.Join(errMessageCut, err)
 	}
-	return s.refuse(ctx, w, withID(err, m.ID), m.Capabilities)
+	request := answer.request
+	if answer.peer != nil {
+		request = answer.peer.peer.answering // the last one
+	}
+	return s.refuse(answer.ctx, answer.out, withID(err, request.ID), request.Capabilities)
 }
 
 // refuse answers with an error message (§4.12). It returns err, which is what it answers to.
 func (s *Server) refuse(ctx context.Context, w io.Writer, err error, c *Capabilities) error {
-	if ctx.Err() != nil {
+	if errors.Is(err, errGivenUp) || ctx.Err() != nil {
 		return err // nobody waits for an answer any more (§8.11)
 	}
 	var languages []string
@@ -134,136 +155,4 @@ func Reject(m *Message, user bool) error {
 	default:
 		return EntityRejectedByApp
 	}
-}
-
-// A ResponseWriter writes the answer to one message. The header is built when the first data is written,
-// or the handler returns; the fields must be set before. It is not safe for concurrent use.
-type ResponseWriter struct {
-	// Protection is what the answer's data must have. If the answer cannot have it, the client is told to
-	// exchange keys first (§8.6).
-	Protection Protection
-
-	// User, if not empty, is the user to whom a user ID token is issued, unless the message has one already.
-	User string
-
-	// ServiceTokens are added to those of the message, which are echoed, and replace those of the same name
-	// and binding. One with empty data tells the client to delete its own.
-	ServiceTokens []NewServiceToken
-
-	// Compression is "" for the first algorithm that both sides have, "NONE", "GZIP" or "LZW".
-	Compression string
-
-	// ChunkSize is the most data in one payload, in bytes. 0 means 64 KiB.
-	ChunkSize int
-
-	ctx     context.Context
-	server  *Server
-	request *Message
-	out     *sentWriter
-	writer  *MessageWriter
-	failed  error
-}
-
-// A sentWriter knows whether anything was sent.
-type sentWriter struct {
-	w    io.Writer
-	sent bool
-}
-
-func (s *sentWriter) Write(p []byte) (int, error) {
-	s.sent = true
-	return s.w.Write(p)
-}
-
-func (s *sentWriter) keep(p []byte) error {
-	s.sent = true
-	return give(s.w, p)
-}
-
-func (s *sentWriter) Flush() error {
-	if f, ok := s.w.(interface{ Flush() error }); ok {
-		return f.Flush()
-	}
-	return nil
-}
-
-// Write adds data to the answer. Nothing is sent before Flush, a full chunk, or the end.
-func (w *ResponseWriter) Write(p []byte) (int, error) {
-	if err := w.begin(); err != nil {
-		return 0, err
-	}
-	return w.writer.Write(p)
-}
-
-// Flush sends what was written so far, as a chunk of its own.
-func (w *ResponseWriter) Flush() error {
-	if err := w.begin(); err != nil {
-		return err
-	}
-	return w.writer.Flush()
-}
-
-func (w *ResponseWriter) close() error {
-	if err := w.begin(); err != nil {
-		return err
-	}
-	return w.writer.Close()
-}
-
-// closeHeader ends the answer to a handshake, which has no chunks and is not a handshake itself.
-func (w *ResponseWriter) closeHeader() error {
-	if err := w.begin(); err != nil {
-		return err
-	}
-	return w.writer.closeHeader()
-}
-
-// begin builds the header of the answer (§8.6), once.
-func (w *ResponseWriter) begin() error {
-	if w.writer == nil && w.failed == nil {
-		w.failed = w.start()
-	}
-	return w.failed
-}
-
-func (w *ResponseWriter) start() error {
-	s := w.server
-	r := responder{cfg: s.config, entities: s.keys, issuer: s.keys}
-	out, err := r.respond(w.ctx, w.request)
-	if err != nil {
-		return err
-	}
-	scheme, err := s.config.ownScheme()
-	if err != nil {
-		return err
-	}
-	session := w.request.Session
-	if fresh, ok := out.payloadContext.(*Session); ok {
-		session = fresh
-	}
-	switch {
-	case w.Protection <= IntegrityProtected && session == nil && !scheme.protects:
-		return ResponseRequiresIntegrityProtection
-	case w.Protection == Encrypted && session == nil && !scheme.encrypts:
-		return ResponseRequiresEncryption
-	case w.User != "" && session == nil:
-		return ResponseRequiresMasterToken
-	case w.User != "" && out.header.UserIDToken == nil:
-		if out.header.UserIDToken, err = r.issueUser(w.ctx, session, w.User, -1, nil, s.config.now()); err != nil {
-			return err
-		}
-	}
-	verifier := out.header.verifier(out.outer.master)
-	for i := range w.ServiceTokens {
-		t, err := w.ServiceTokens[i].seal(w.ctx, s.config, s.keys, verifier, out.header.UserIDToken)
-		if err != nil {
-			return err
-		}
-		if t != nil {
-			out.header.ServiceTokens = replaceServiceToken(out.header.ServiceTokens, t)
-		}
-	}
-	out.compression, out.chunkSize = w.Compression, w.ChunkSize
-	w.writer, err = newMessageWriter(w.ctx, w.out, out)
-	return err
 }

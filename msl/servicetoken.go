@@ -64,12 +64,6 @@ func (t *ServiceToken) checkBinding(m *MasterToken, u *UserIDToken) error {
 	return nil
 }
 
-// Replaces reports whether t takes the place of o in a message: same name, bound in the same ways.
-func (t *ServiceToken) Replaces(o *ServiceToken) bool {
-	return t.Name == o.Name && (t.MasterTokenSerialNumber < 0) == (o.MasterTokenSerialNumber < 0) &&
-		(t.UserIDTokenSerialNumber < 0) == (o.UserIDTokenSerialNumber < 0)
-}
-
 // same reports whether two tokens have the same name and are bound to the same tokens (§3.4).
 func (t *ServiceToken) same(o *ServiceToken) bool {
 	return t.Name == o.Name && t.MasterTokenSerialNumber == o.MasterTokenSerialNumber && t.UserIDTokenSerialNumber == o.UserIDTokenSerialNumber

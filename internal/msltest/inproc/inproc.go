@@ -221,13 +221,28 @@ func Agent(t testing.TB) *agent.Client { return withKeys(t, nil) }
 
 func withKeys(t testing.TB, extra map[string]KeySet) *agent.Client {
 	t.Helper()
-	return start(t, Provider(t, extra))
+	return start(t, Provider(t, extra), "msl")
 }
 
-func start(t testing.TB, p providers.Provider) *agent.Client {
+// OtherIssuer returns an agent with the keys of the vectors, and token keys of its own: it cannot open
+// the tokens of Agent's, nor Agent those of this one.
+func OtherIssuer(t testing.TB) *agent.Client {
+	t.Helper()
+	var own KeySet
+	for _, key := range []struct {
+		bytes *Hex
+		size  int
+	}{{&own.EncryptionKey, 16}, {&own.HMACKey, 32}, {&own.WrappingKey, 16}} {
+		*key.bytes = make([]byte, key.size)
+		rand.Read(*key.bytes)
+	}
+	return start(t, Provider(t, map[string]KeySet{"own": own}), "own")
+}
+
+func start(t testing.TB, p providers.Provider, tokenKeys string) *agent.Client {
 	t.Helper()
 	a, err := custody.New(context.Background(), custody.Config{
-		Provider: p, TokenKeys: "msl", StorageKey: storageKey(p), Allow: []string{"RSA", "JWK_RSAES", "DIFFIE_HELLMAN/dh768"}, Groups: groups(),
+		Provider: p, TokenKeys: tokenKeys, StorageKey: storageKey(p), Allow: []string{"RSA", "JWK_RSAES", "DIFFIE_HELLMAN/dh768"}, Groups: groups(),
 		Now: func() time.Time { return Time },
 	})
 	if err != nil {
@@ -297,7 +312,7 @@ func Strangers(t testing.TB) *agent.Client {
 			}
 		}
 	}
-	return start(t, p)
+	return start(t, p, "msl")
 }
 
 // SmallModulus is the modulus of an RSA key that is too small to be trusted.
