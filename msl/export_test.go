@@ -20,6 +20,9 @@ var (
 	SealError      = sealError
 	ErrClosed      = errClosed
 	ErrNoPayloads  = errNoPayloads
+
+	DistinguishedName = distinguishedName
+	AttributeNames    = attributeNames
 )
 
 type (

@@ -33,6 +33,8 @@ func (noIssuer) EntityContext(context.Context, string, string, string) (msl.Cryp
 func fuzzOpener() *msl.Opener {
 	o := noneOpener()
 	o.Config.Limits = msl.Limits{Inflate: 1 << 20}
+	o.Config.EntitySchemes = vectorConfig().EntitySchemes
+	o.Config.Provision = func(context.Context) (string, error) { return "provisioned", nil }
 	o.Tokens, o.Services, o.Entities = noIssuer{}, nil, noIssuer{}
 	return o
 }

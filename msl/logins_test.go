@@ -157,3 +157,27 @@ func TestProvisioned(t *testing.T) {
 		}
 	}
 }
+
+// FuzzUserAuthData authenticates users with any data. Without custody nobody is logged in by tokens.
+func FuzzUserAuthData(f *testing.F) {
+	f.Add([]byte(`{"scheme":"OURS","authdata":{"a":1}}`))
+	for _, c := range msltest.Cases(f, "userauth.json") {
+		if d := c.Bytes("document"); d != nil {
+			f.Add(d)
+		}
+	}
+	cfg := vectorConfig()
+	cfg.UserSchemes = append(cfg.UserSchemes, "OURS")
+	cfg.UserLogins = map[string]msl.UserLogin{"OURS": ticketLogin}
+	f.Fuzz(func(t *testing.T, encoded []byte) {
+		for _, encrypted := range []bool{true, false} {
+			user, err := msl.AuthenticateUser(context.Background(), cfg, noIssuer{}, encoded, "e", encrypted, nil)
+			if (user == "") == (err == nil) || !encrypted && err == nil {
+				t.Errorf("%q, %v", user, err)
+			}
+			if err != nil && msl.CodeOf(err).Name() == "" {
+				t.Errorf("an error without a code: %v", err)
+			}
+		}
+	})
+}

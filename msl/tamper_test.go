@@ -21,7 +21,7 @@ import (
 // before, to the last bit.
 func TestTamper(t *testing.T) {
 	names := []string{
-		"entity/PSK", "entity/RSA", "master-token/plain", "master-token/user-id-token", "service-tokens/all-kinds",
+		"entity/PSK", "entity/PSK_PROFILE", "entity/X509", "entity/RSA", "entity/ECC", "entity/MT_PROTECTED", "user-auth/master-token-user-id-token", "master-token/plain", "master-token/user-id-token", "service-tokens/all-kinds",
 		"payloads/gzip", "payloads/five-chunks", "handshake/psk-SYMMETRIC_WRAPPED-PSK",
 		"key-response/SYMMETRIC_WRAPPED-PSK-from-PSK", "key-response/renewal-in-session",
 	}
@@ -98,7 +98,7 @@ func everything(o *msl.Opener, message []byte) (string, error) {
 func TestFailingCustody(t *testing.T) {
 	for _, c := range msltest.Cases(t, "messages.json") {
 		name := c.Group + "/" + c.Name
-		if !slices.Contains([]string{"entity/PSK", "master-token/user-id-token", "service-tokens/all-kinds", "payloads/five-chunks"}, name) {
+		if !slices.Contains([]string{"entity/PSK", "entity/MT_PROTECTED", "user-auth/master-token-user-id-token", "master-token/user-id-token", "service-tokens/all-kinds", "payloads/five-chunks"}, name) {
 			continue
 		}
 		for n := 1; ; n++ {
