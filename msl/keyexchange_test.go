@@ -7,12 +7,14 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
+	"github.com/mslkeep/mslkeep/internal/msltest"
 	"github.com/mslkeep/mslkeep/internal/msltest/inproc"
 	"github.com/mslkeep/mslkeep/msl"
 )
@@ -225,4 +227,31 @@ func (w *world) tamperAnswers(client *msl.Client, step int, what string) {
 		}
 	}
 	w.mangle = nil
+}
+
+// FuzzKeyExchange parses key requests and responses; what is accepted travels on unchanged.
+func FuzzKeyExchange(f *testing.F) {
+	for _, c := range msltest.Cases(f, "keyx.json") {
+		for _, name := range []string{"document", "request", "response"} {
+			if d := c.Bytes(name); d != nil {
+				f.Add(d)
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, encoded []byte) {
+		if r, err := msl.ParseKeyRequest(encoded); err == nil {
+			again, err := msl.ParseKeyRequest(r.EncodeForTest())
+			if err != nil || !reflect.DeepEqual(again, r) {
+				t.Errorf("%+v came back as %+v, %v", r, again, err)
+			}
+		} else if msl.CodeOf(err).Name() == "" {
+			t.Errorf("an error without a code: %v", err)
+		}
+		if r, err := msl.ParseKeyResponse(encoded); err == nil {
+			again, err := msl.ParseKeyResponse(r.EncodeForTest())
+			if err != nil || !reflect.DeepEqual(again, r) {
+				t.Errorf("%+v came back as %+v, %v", r, again, err)
+			}
+		}
+	})
 }

@@ -40,9 +40,12 @@ const (
 	maxGroup   = 8192
 )
 
-// exponentSize is the size of secret exponents, in bytes: twice the strength of the largest group, which is
-// enough where (p-1)/2 is prime.
-const exponentSize = 64
+// Sizes of secret exponents, in bytes: an eighth of the prime's, within these bounds. That is more than RFC 7919
+// §5.2 asks for, where (p-1)/2 is prime.
+const (
+	minExponentSize = 32
+	maxExponentSize = 64
+)
 
 // A group is a Diffie-Hellman group that was checked. Its exponentiation takes a time that does not depend on
 // the exponent.
@@ -106,7 +109,7 @@ func standard(p *big.Int) bool {
 
 // keyPair makes an exponent, and the public number that belongs to it, normalised.
 func (g *group) keyPair() (x *secret.Bytes, y []byte) {
-	x = secret.Random(min(exponentSize, g.p.Size()))
+	x = secret.Random(min(max(g.p.Size()/8, minExponentSize), maxExponentSize))
 	return x, g.public(x)
 }
 

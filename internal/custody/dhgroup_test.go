@@ -119,7 +119,7 @@ func TestPublicNumbers(t *testing.T) {
 	}
 	p := new(big.Int).SetBytes(fixtureGroup("dh768").P)
 	plus := func(n int64) []byte { return new(big.Int).Add(p, big.NewInt(n)).Bytes() }
-	x := secret.Random(exponentSize)
+	x := secret.Random(maxExponentSize)
 	for _, bad := range [][]byte{nil, {}, {0}, {0, 0, 0}, {1}, {0, 1}, plus(-1), plus(0), plus(1), plus(2), append(plus(-2), 0), bytes.Repeat([]byte{255}, 97)} {
 		if keys, err := g.agree(x, bad); err == nil || keys != nil || numberOf(err) != mslKeyxInvalidPublicKey || codeOf(err) != wire.Malformed {
 			t.Errorf("%x: %v", bad, err)
@@ -151,11 +151,11 @@ func TestAgreements(t *testing.T) {
 	pending := e.value.(*pendingAgreement)
 	x := secret.Reveal(pending.x)
 	p.pending.release(e, 0, 0)
-	if len(x) != exponentSize || pending.public[0] != 0 || pending.public[1] == 0 {
+	if len(x) != 32 || pending.public[0] != 0 || pending.public[1] == 0 {
 		t.Errorf("an exponent of %d bytes, a public number that begins with %x", len(x), pending.public[:2])
 	}
 	ask[*wire.ReleaseReply](t, p, &wire.ReleaseRequest{Handles: []wire.Handle{first.Pending}})
-	if !bytes.Equal(x, make([]byte, exponentSize)) {
+	if !bytes.Equal(x, make([]byte, 32)) {
 		t.Error("the exponent is still there")
 	}
 	_, err := try[*wire.BeginExchangeReply](p, &wire.BeginExchangeRequest{Scheme: "DIFFIE_HELLMAN", Mechanism: "zzz"})
