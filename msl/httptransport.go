@@ -11,7 +11,6 @@ import (
 	"io"
 	"net/http"
 	"sync"
-	"sync/atomic"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
 )
@@ -39,15 +38,14 @@ func (t *HTTPTransport) Open(ctx context.Context) (Exchange, error) {
 	return &httpExchange{ctx: ctx, url: t.URL, client: client, answered: make(chan struct{})}, nil
 }
 
-// httpExchange is one POST. The writing side owns buf, and is alone to set pipe and cancel; the fields of
-// the answer are written before answered is closed, and read after.
+// httpExchange is one POST. The writing side owns buf until it is posted, and is alone to set pipe and cancel; the
+// fields of the answer are written before answered is closed, and read after.
 type httpExchange struct {
 	ctx    context.Context
 	url    string
 	client *http.Client
 
-	buf  []byte
-	sent *sentBody // buf as net/http reads it; nil while streaming
+	buf []byte
 
 	mu     sync.Mutex         // guards these
 	pipe   *io.PipeWriter     // once streaming
@@ -114,22 +112,10 @@ func (x *httpExchange) CloseWrite() error {
 	if err := x.begin(nil, nil); err != nil {
 		return err
 	}
-	x.sent = new(sentBody)
-	x.sent.Reset(x.buf)
-	x.post(x.ctx, x.sent)
+	// net/http sends head and body together if it knows the type of the body. It does not say when it is done
+	// with it, which may be after the answer, so the memory of buf is not used again.
+	x.post(x.ctx, bytes.NewReader(x.buf))
 	return x.err
-}
-
-// A sentBody knows when net/http is done with it, which may be after the answer.
-type sentBody struct {
-	bytes.Reader
-	done  atomic.Bool
-	again atomic.Bool // it was sent on another connection, too
-}
-
-func (b *sentBody) Close() error {
-	b.done.Store(true)
-	return nil
 }
 
 // begin must come before post, which is called once.
@@ -165,13 +151,6 @@ func (x *httpExchange) post(ctx context.Context, body io.Reader) {
 	if err != nil {
 		x.err = err
 		return
-	}
-	if x.sent != nil {
-		req.ContentLength = int64(len(x.buf))
-		req.GetBody = func() (io.ReadCloser, error) {
-			x.sent.again.Store(true)
-			return io.NopCloser(bytes.NewReader(x.buf)), nil
-		}
 	}
 	req.Header["Content-Type"] = contentType
 	resp, err := x.client.Do(req)
@@ -234,10 +213,6 @@ func (x *httpExchange) Close() error {
 		x.small = nil
 		bodies.Put(x.memory)
 		x.memory = nil
-	}
-	if x.sent != nil && x.sent.done.Load() && !x.sent.again.Load() {
-		recycle(x.buf)
-		x.sent = nil
 	}
 	return x.resp.Body.Close()
 }
