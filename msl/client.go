@@ -193,8 +193,10 @@ type exchange struct {
 	renewable   bool // we own the renewal lock
 	forced      bool // the message must be renewable, or built on a token other than forcedFrom
 	forcedFrom  *MasterToken
+	afresh      bool  // the message must not be built on forcedFrom
 	withoutUser bool  // no user ID token, even if there is one
 	again       bool  // user authentication data was rejected
+	last        error // the last error message
 	first       error // the first error message, to be returned at the limit
 
 	// What the last one was.

@@ -86,6 +86,9 @@ func (x *exchange) choose(ctx context.Context) error {
 // take and let acquire and release the session and user ID token for the next message.
 func (x *exchange) take(ctx context.Context) (err error) {
 	x.snapshot, err = x.client.state.snapshot(ctx, x.request.User)
+	if x.afresh && x.session != nil && x.session.token.same(x.forcedFrom) {
+		x.let()
+	}
 	if x.withoutUser {
 		x.snapshot.user = nil
 	}
@@ -103,7 +106,7 @@ func (x *exchange) mustRenew() bool {
 	switch {
 	case !x.protects(r.Protection):
 		return true
-	case x.forced && (token == nil && x.forcedFrom == nil || token != nil && x.forcedFrom != nil && token.same(x.forcedFrom)):
+	case x.forced && (token == nil || token.same(x.forcedFrom)):
 		return true
 	case token == nil && r.NonReplayable:
 		return true

@@ -14,8 +14,9 @@ import (
 func (x *exchange) recover(ctx context.Context, m *Message) error {
 	c := x.client
 	rejected := m.Err
+	x.last = rejected
 	x.messageID, x.hasID = addID(m.ID, 1), true
-	x.forced, x.withoutUser = false, false
+	x.forced, x.afresh, x.withoutUser = false, false, false
 	switch rejected.Response {
 	case EntityReauth, EntityDataReauth:
 		// Our entity authentication data is fixed, so there is no new one to offer: a peer that rejects it,
@@ -39,6 +40,7 @@ func (x *exchange) recover(ctx context.Context, m *Message) error {
 		x.withoutUser, x.again = true, true
 	case KeyxRequired, Expired:
 		x.forced, x.forcedFrom = true, x.token()
+		x.afresh = rejected.Response == KeyxRequired
 	case Replayed:
 		// The next message draws a new non-replayable id by itself.
 	default:

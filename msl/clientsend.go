@@ -108,6 +108,9 @@ func (x *exchange) header(ctx context.Context) (*headerData, error) {
 			delayed = true
 		} else {
 			data, err := r.Credentials(ctx, x.again)
+			if err == nil && data == nil && x.again {
+				err = x.last // there is nothing better than what was rejected
+			}
 			if err != nil {
 				return nil, err
 			}

@@ -183,6 +183,16 @@ func (x *httpExchange) whole() []byte {
 	}
 }
 
+// finished waits until the server has answered, after CloseWrite: only then the request is sure to have arrived.
+func (x *httpExchange) finished() error {
+	select {
+	case <-x.answered:
+		return x.err
+	case <-x.ctx.Done():
+		return x.ctx.Err()
+	}
+}
+
 func (x *httpExchange) Read(p []byte) (int, error) {
 	select {
 	case <-x.answered:
