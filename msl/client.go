@@ -194,6 +194,7 @@ type exchange struct {
 	forced      bool // the message must be renewable, or built on a token other than forcedFrom
 	forcedFrom  *MasterToken
 	afresh      bool  // the message must not be built on forcedFrom
+	keysFirst   bool  // and must be a handshake
 	withoutUser bool  // no user ID token, even if there is one
 	again       bool  // user authentication data was rejected
 	last        error // the last error message
@@ -202,6 +203,7 @@ type exchange struct {
 	// What the last one was.
 	sentHandshake bool
 	sentData      bool
+	sentKeys      bool // key requests
 
 	exchanged bool // any of them brought a master token
 
@@ -229,7 +231,7 @@ func (x *exchange) run(ctx context.Context) (*Message, error) {
 			}
 		case x.sentHandshake, x.client.issuer != nil && m.Handshake():
 			x.messageID, x.hasID = addID(m.ID, 1), true
-			x.forced = false
+			x.forced, x.afresh, x.keysFirst = false, false, false
 			x.answers(m)
 		default:
 			return m, x.reply(ctx, m)

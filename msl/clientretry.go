@@ -16,7 +16,7 @@ func (x *exchange) recover(ctx context.Context, m *Message) error {
 	rejected := m.Err
 	x.last = rejected
 	x.messageID, x.hasID = addID(m.ID, 1), true
-	x.forced, x.afresh, x.withoutUser = false, false, false
+	x.forced, x.afresh, x.keysFirst, x.withoutUser = false, false, false, false
 	switch rejected.Response {
 	case EntityReauth, EntityDataReauth:
 		// Our entity authentication data is fixed, so there is no new one to offer: a peer that rejects it,
@@ -41,6 +41,7 @@ func (x *exchange) recover(ctx context.Context, m *Message) error {
 	case KeyxRequired, Expired:
 		x.forced, x.forcedFrom = true, x.token()
 		x.afresh = rejected.Response == KeyxRequired
+		x.keysFirst = x.afresh && x.sentKeys // beside the data they were of no use, as before a pushed message
 	case Replayed:
 		// The next message draws a new non-replayable id by itself.
 	default:

@@ -33,7 +33,7 @@ func (x *exchange) roundTrip(ctx context.Context) (*Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	x.sentHandshake, x.sentData = h.Handshake, !h.Handshake && !x.peer.tokensOnly
+	x.sentHandshake, x.sentData, x.sentKeys = h.Handshake, !h.Handshake && !x.peer.tokensOnly, h.KeyRequests != nil
 	if x.sentData {
 		err = x.write(ctx, w)
 	} else {
@@ -119,7 +119,7 @@ func (x *exchange) header(ctx context.Context) (*headerData, error) {
 	}
 	token := x.token()
 	asks := h.Renewable && (token == nil || token.Renewable(x.remoteTime()) || r.NonReplayable || x.forced)
-	h.Handshake = delayed || !x.protects(r.Protection) || r.NonReplayable && token == nil || x.oneWay && h.Renewable
+	h.Handshake = delayed || !x.protects(r.Protection) || r.NonReplayable && token == nil || h.Renewable && (x.oneWay || x.keysFirst)
 	if asks && !h.Handshake {
 		var err error
 		// A message that asks for keys and is empty looks like a handshake (§4.9), so it becomes one.
