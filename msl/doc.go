@@ -22,6 +22,19 @@
 // has, and user ID tokens; a client carries them, in a [Store]. So a server keeps no state of its clients, apart
 // from what its [Policy] remembers. Service tokens carry an application's own state.
 //
+// # Entities and users
+//
+// Config.Entity says how this side authenticates, and Config.EntitySchemes how others may (§5): by pre-shared keys
+// ([PSK], [PSKProfile]), by signatures ([RSA], [ECC], [X509]), or, where they are named, not at all ([None],
+// [NoneSuffixed], [Provisioned]). [MTProtected] hides any of these from third parties. All keys of this side are
+// in custody; a remote entity's public key is in the Config.
+//
+// Users authenticate in encrypted messages with [EmailPassword], or with a user ID token of before
+// ([EarlierUserIDToken]). An application adds a scheme of its own in two steps: on the server it puts a [UserLogin],
+// a function, into Config.UserLogins under the scheme's name; on the client it returns [ApplicationLogin] from
+// Request.Credentials. Everything else, from the user ID token that a login brings to the check that it is not
+// another user's, is the same as with all schemes.
+//
 // # Errors
 //
 // Errors of the protocol are of type [*Error], or [*RemoteError] if the peer reported them; errors.Is finds
@@ -30,8 +43,8 @@
 //
 // # What is built
 //
-// Trusted services networks (§8); entity authentication with PSK, RSA and NONE (§5); users with
-// EMAIL_PASSWORD (§6); key exchange with ASYMMETRIC_WRAPPED (JWE_RSA, JWEJS_RSA, JWK_RSA) and
+// Trusted services networks (§8); entity authentication with all schemes (§5); users with
+// EMAIL_PASSWORD, USER_ID_TOKEN and what applications add (§6); key exchange with ASYMMETRIC_WRAPPED (JWE_RSA, JWEJS_RSA, JWK_RSA) and
 // SYMMETRIC_WRAPPED (PSK) (§7); GZIP and LZW. References of the form §x.y are to the protocol specification
 // of the project; docs/msl.md lists where this package differs from the reference stacks.
 package msl

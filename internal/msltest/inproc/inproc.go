@@ -128,17 +128,7 @@ func unlock(dir string) software.Unlock {
 // Provider returns a provider with all keys, and those of extra by the name of their set.
 func Provider(t testing.TB, extra map[string]KeySet) *software.Provider {
 	t.Helper()
-	file, err := keyFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	for i, name := range []string{"keys", "unlock"} {
-		if err := os.WriteFile(filepath.Join(dir, name), file[i], 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	p, err := software.Open(filepath.Join(dir, "keys"), unlock(dir), software.Options{})
+	p, err := openKeys(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,6 +139,20 @@ func Provider(t testing.TB, extra map[string]KeySet) *software.Provider {
 		}
 	}
 	return p
+}
+
+// openKeys opens a copy of the key file in a folder.
+func openKeys(dir string) (*software.Provider, error) {
+	file, err := keyFile()
+	if err != nil {
+		return nil, err
+	}
+	for i, name := range []string{"keys", "unlock"} {
+		if err := os.WriteFile(filepath.Join(dir, name), file[i], 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return software.Open(filepath.Join(dir, "keys"), unlock(dir), software.Options{})
 }
 
 func fill(p *software.Provider, f *Keys) error {
@@ -239,16 +243,43 @@ func OtherIssuer(t testing.TB) *agent.Client {
 	return start(t, Provider(t, map[string]KeySet{"own": own}), "own")
 }
 
-func start(t testing.TB, p providers.Provider, tokenKeys string) *agent.Client {
-	t.Helper()
+// Start is Agent for examples, which have no testing.TB. The caller calls done.
+func Start() (c *agent.Client, done func(), err error) {
+	dir, err := os.MkdirTemp("", "mslkeep-inproc")
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := openKeys(dir)
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, nil, err
+	}
+	peer, err := newPeer(p, "msl")
+	if err != nil {
+		p.Close()
+		os.RemoveAll(dir)
+		return nil, nil, err
+	}
+	return agent.New(wire.Direct{Handler: peer}), func() { peer.Close(); p.Close(); os.RemoveAll(dir) }, nil
+}
+
+func newPeer(p providers.Provider, tokenKeys string) (*custody.Peer, error) {
 	a, err := custody.New(context.Background(), custody.Config{
 		Provider: p, TokenKeys: tokenKeys, StorageKey: storageKey(p), Allow: []string{"RSA", "JWK_RSAES", "DIFFIE_HELLMAN/dh768"}, Groups: groups(),
 		Now: func() time.Time { return Time },
 	})
 	if err != nil {
+		return nil, err
+	}
+	return a.NewPeer(), nil
+}
+
+func start(t testing.TB, p providers.Provider, tokenKeys string) *agent.Client {
+	t.Helper()
+	peer, err := newPeer(p, tokenKeys)
+	if err != nil {
 		t.Fatal(err)
 	}
-	peer := a.NewPeer()
 	t.Cleanup(peer.Close)
 	return agent.New(wire.Direct{Handler: peer})
 }
