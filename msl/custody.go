@@ -106,8 +106,8 @@ type ServiceTokenClaims struct {
 
 // EntityKeys finds the keys of entities (§5).
 type EntityKeys interface {
-	// EntityContext returns the context of an entity whose keys are in custody. keyID is the RSA key's
-	// identifier, or empty. An unknown entity is a [Failure] with NoSuchKey.
+	// EntityContext returns the context of an entity whose keys are in custody. keyID is the identifier of a key
+	// pair, or empty. An unknown entity is a [Failure] with NoSuchKey.
 	EntityContext(ctx context.Context, scheme, identity, keyID string) (CryptoContext, error)
 }
 

@@ -99,7 +99,7 @@ func TestConfigRefusals(t *testing.T) {
 	for _, bad := range []string{
 		"", "keys = \"k\"", "key-source = \"tty\"", good + "passphrase-source = \"tty\"", good + "pin = \"1234\"", good + "[limits]\nage = \"-1s\"",
 		good + "[limits]\nage = 5x", good + "[limits]\nsessions = -1", good + "[limits]\nuse = 1", good + "psk-prefix = \"rsa/\"",
-		good + "rsa-prefix = \"\"", good + "allow = \"RSA\"", good + "[[dh-groups]]\nid = \"x\"", good + "[[dh-groups]]\nid = \"x\"\ngroup = \"modp1\"",
+		good + "rsa-prefix = \"\"", good + "ec-prefix = \"rsa/\"", good + "ec-prefix = \"\"", good + "allow = \"RSA\"", good + "[[dh-groups]]\nid = \"x\"", good + "[[dh-groups]]\nid = \"x\"\ngroup = \"modp1\"",
 		good + "[[dh-groups]]\ngroup = \"modp2048\"", good + "[[dh-groups]]\nid = \"x\"\ngroup = \"modp2048\"\np = \"17\"\ng = \"2\"",
 		good + "[[dh-groups]]\nid = \"x\"\np = \"2g\"\ng = \"2\"", good + strings.Repeat("[[dh-groups]]\nid = \"x\"\ngroup = \"modp2048\"\n", 2), good + "\x00", good + "[limits]\nuses = -1",
 	} {

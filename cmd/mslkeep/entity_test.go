@@ -96,8 +96,9 @@ func entityWorld(t *testing.T) (*world, *authority) {
 	generate := func(who, kind, name string) {
 		w.mslkeep("keys", "generate", "--agent-config", w.path(who, "agent.toml"), "--type", kind, name).ok(t)
 	}
+	w.importCurve("server", "ec/curved")
+	generate("device-1", "ec-p256", "ec/curved")
 	for _, who := range []string{"server", "device-1"} {
-		generate(who, "ec-p256", "ec/curved")
 		generate(who, "rsa-2048", "rsa/certified")
 		w.write(who+"-ec.pem", w.mslkeep("keys", "public", "--agent-config", w.path(who, "agent.toml"), "ec/curved").ok(t))
 	}
@@ -120,6 +121,21 @@ func entityWorld(t *testing.T) (*world, *authority) {
 	w.edit("device-1/send.toml", "[peers]\nidentity = \"server\"\n", "[peers]\n"+roots)
 	w.edit("device-1/send.toml", "[msl]\n", "[[peers.ecc]]\nkey-id = \"curved\"\nidentities = [\"server\"]\npublic-key-file = \"../server-ec.pem\"\n[msl]\n")
 	return w, devices
+}
+
+// importCurve has an agent import a key on P-256.
+func (w *world) importCurve(who, name string) {
+	w.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	stdin := bytes.NewReader(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	execute(w.t.Context(), stdin, "mslkeep", "keys", "import", "--agent-config", w.path(who, "agent.toml"), "--type", "ec-p256", name).ok(w.t)
 }
 
 // entityFlags are the flags for device-1 to be every kind of entity, and who it then is.

@@ -115,9 +115,9 @@ type OpenReply struct {
 // EntityContextRequest asks for the keys of an entity (§5): a remote one whose pre-shared keys the
 // agent holds, or the local one.
 type EntityContextRequest struct {
-	Scheme   string `holds:"name"` // "PSK", "RSA"
-	Identity string `holds:"name"`
-	KeyID    string `holds:"name"` // RSA: pubkeyid; else empty
+	Scheme   string `holds:"name"` // "PSK", "PSK_PROFILE", "X509", "RSA", "ECC"
+	Identity string `holds:"name"` // PSK_PROFILE: the whole one, by which keys are found
+	KeyID    string `holds:"name"` // of the key pair: X509, RSA and ECC; else empty
 }
 
 // EntityContextReply names the context. It seals and opens parts as a session does.
