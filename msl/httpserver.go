@@ -16,6 +16,10 @@ import (
 // ServeHTTP answers messages that are posted, at any path (§8.12). An error message has status 200 as
 // well; other statuses mean that there was no MSL at all.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.peers != nil {
+		http.Error(w, "HTTP does not carry messages between peers", http.StatusNotImplemented)
+		return
+	}
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		http.Error(w, "MSL messages are posted", http.StatusMethodNotAllowed)

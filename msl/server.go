@@ -74,6 +74,9 @@ var errMessageCut = errors.New("msl: the answer was cut off")
 // if there is one. The error says what failed, even if the peer was told so by an error message; it
 // is for logs. r may be read until ServeExchange returns.
 func (s *Server) ServeExchange(ctx context.Context, r io.Reader, w io.Writer) error {
+	if s.peers != nil {
+		return s.told(fail(InternalException, "a single message between peers", nil))
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	return s.serve(ctx, mslenc.NewDecoder(r, s.config.decoderLimits()), w)

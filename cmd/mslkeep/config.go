@@ -61,6 +61,7 @@ type peerKeyConfig struct {
 
 // mslConfig is about messages and tokens.
 type mslConfig struct {
+	PeerToPeer          bool              `toml:"peer-to-peer"`
 	KeyExchanges        []string          `toml:"key-exchanges"`
 	Compression         []string          `toml:"compression"`
 	Languages           []string          `toml:"languages"`
@@ -148,6 +149,7 @@ func (c *config) connect(ctx context.Context, args ...string) (*agent.Client, er
 // msl turns the file into the Config of package msl.
 func (c *config) msl() (*msl.Config, error) {
 	m := &msl.Config{
+		PeerToPeer:          c.MSL.PeerToPeer,
 		EntitySchemes:       c.Peers.Schemes,
 		RemoteIdentity:      c.Peers.Identity,
 		ServiceTokenKeys:    c.MSL.ServiceTokenKeys,

@@ -50,7 +50,7 @@ func (s *sender) load(ctx context.Context, c *cli, f *sendFlags, r *msl.Request)
 	result := runLoad(ctx, progress, f.count, f.concurrency, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, f.timeout)
 		defer cancel()
-		return s.exchange(ctx, r, data)
+		return s.exchange(ctx, r, data, f.oneWay)
 	})
 	if f.json {
 		err = printJSON(c.out, result)
@@ -65,9 +65,12 @@ func (s *sender) load(ctx context.Context, c *cli, f *sendFlags, r *msl.Request)
 }
 
 // exchange sends data as one message and drops the answer's.
-func (s *sender) exchange(ctx context.Context, pattern *msl.Request, data []byte) error {
+func (s *sender) exchange(ctx context.Context, pattern *msl.Request, data []byte, oneWay bool) error {
 	r := *pattern
 	r.Body = bytes.NewReader(data)
+	if oneWay {
+		return s.client.Send(ctx, &r)
+	}
 	answer, err := s.client.Do(ctx, &r)
 	if err != nil {
 		return err

@@ -51,6 +51,7 @@ type sendFlags struct {
 	count, concurrency, size, chunk       int
 	protection, compression, keyExchanges string
 	nonReplayable, requestTokens          bool
+	peerToPeer, oneWay                    bool
 	json, lines                           bool
 	user, email, passwordFile, userFrom   string
 	entity                                entityConfig
@@ -72,6 +73,8 @@ func (f *sendFlags) define(flags *flag.FlagSet) {
 	flags.StringVar(&f.keyExchanges, "key-exchange", "", "key exchanges to offer, the preferred one first, as `SCHEME/MECHANISM,…`")
 	flags.BoolVar(&f.nonReplayable, "non-replayable", false, "the peer must accept the message at most once")
 	flags.BoolVar(&f.requestTokens, "request-tokens", false, "get a master token, and a user ID token if there is a user, first")
+	flags.BoolVar(&f.oneWay, "one-way", false, "wait for no answer")
+	flags.BoolVar(&f.peerToPeer, "peer-to-peer", false, "be a party of a peer-to-peer network")
 	flags.BoolVar(&f.json, "json", false, "print a report as JSON instead of the answer's data")
 	flags.BoolVar(&f.lines, "lines", false, "send each line of standard input as a message of its own, and print a line for each")
 	flags.StringVar(&f.user, "user", "", "local `name` of the user on whose behalf to send")
@@ -141,6 +144,7 @@ func (f *sendFlags) override(cfg *config) error {
 	if f.keyExchanges != "" {
 		cfg.MSL.KeyExchanges = strings.Split(f.keyExchanges, ",")
 	}
+	cfg.MSL.PeerToPeer = cfg.MSL.PeerToPeer || f.peerToPeer
 	return f.entity.override(cfg)
 }
 
@@ -156,6 +160,10 @@ func newSender(ctx context.Context, cfg *config) (*sender, error) {
 		return nil, configError(errors.New("there is no URL to send to"), "set url in [send], or --url")
 	}
 	mslConfig, err := cfg.msl()
+	if err != nil {
+		return nil, err
+	}
+	transport, err := cfg.transport()
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +193,7 @@ func newSender(ctx context.Context, cfg *config) (*sender, error) {
 		s.close()
 		return nil, err
 	}
-	s.client, err = msl.NewClient(mslConfig, s.keys, &msl.HTTPTransport{URL: cfg.Send.URL, Client: newHTTPClient()}, store)
+	s.client, err = msl.NewClient(mslConfig, s.keys, transport, store)
 	if err != nil {
 		s.close()
 		return nil, configError(err, "")
@@ -320,6 +328,12 @@ func (s *sender) message(ctx context.Context, f *sendFlags, r *msl.Request, w io
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	start := time.Now()
+	if f.oneWay {
+		if err := s.client.Send(ctx, r); err != nil {
+			return nil, refused(err)
+		}
+		return &report{Milliseconds: milliseconds(start), AgentPID: s.keys.PID()}, nil
+	}
 	answer, err := s.client.Do(ctx, r)
 	if err != nil {
 		return nil, refused(err)
@@ -332,10 +346,13 @@ func (s *sender) message(ctx context.Context, f *sendFlags, r *msl.Request, w io
 	return &report{
 		Bytes: n, Encrypted: answer.Encrypted, IntegrityProtected: answer.IntegrityProtected,
 		MasterToken: answer.MasterToken != nil, KeyExchange: answer.Exchanged,
-		UserIDToken: answer.UserIDToken != nil, ServiceTokens: len(answer.ServiceTokens),
-		Milliseconds: float64(time.Since(start).Microseconds()) / 1000, AgentPID: s.keys.PID(),
+		UserIDToken:   answer.UserIDToken != nil || answer.PeerUserIDToken != nil,
+		ServiceTokens: len(answer.ServiceTokens) + len(answer.PeerServiceTokens),
+		Milliseconds: milliseconds(start), AgentPID: s.keys.PID(),
 	}, nil
 }
+
+func milliseconds(since time.Time) float64 { return float64(time.Since(since).Microseconds()) / 1000 }
 
 // one sends one message and prints the answer, or the report.
 func (s *sender) one(ctx context.Context, c *cli, f *sendFlags, r *msl.Request) error {

@@ -27,7 +27,7 @@ import (
 
 const serveUsage = `Usage: mslkeep serve --config FILE [FLAGS]
 
-Answers MSL messages that are posted over HTTP: echoes their data, or hands it to an HTTP service and
+Answers MSL messages that are posted over HTTP, or come over connections of their own: echoes their data, or hands it to an HTTP service and
 answers with what that says. The service sees the sender in the headers MSL-Entity and MSL-User.
 
 Example:
@@ -57,6 +57,7 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	userSchemes := flags.String("user-schemes", "", "how users may authenticate, as `SCHEME,…`")
 	var entity entityConfig
 	entity.define(flags)
+	peerToPeer := flags.Bool("peer-to-peer", false, "be a party of a peer-to-peer network")
 	verbose := flags.Bool("verbose", false, "log every message that fails")
 	if err := parse(c, flags, serveUsage, args, 0); err != nil {
 		return err
@@ -74,6 +75,7 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	if *upstream != "" {
 		cfg.Serve.Upstream = *upstream
 	}
+	cfg.MSL.PeerToPeer = cfg.MSL.PeerToPeer || *peerToPeer
 	if *entitySchemes != "" {
 		cfg.Peers.Schemes = strings.Split(*entitySchemes, ",")
 	}
@@ -102,7 +104,7 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	listener, err := listenOn(cfg.Serve.Listen)
+	listener, url, err := listenOn(cfg)
 	if err != nil {
 		return err
 	}
@@ -125,15 +127,17 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	}
 	log := slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: level}))
 	server.Failed = func(err error) { log.Debug("message failed", "error", err) }
-	if err := ready(c, listener, keys, *asJSON); err != nil {
+	if err := ready(c, url, keys, *asJSON); err != nil {
 		return err
+	}
+	if _, _, stream := streamAddress(url); stream {
+		return serveStreams(ctx, listener, server, log)
 	}
 	return serveHTTP(ctx, listener, server, log)
 }
 
 // ready says on standard output that the server answers from now on, and where.
-func ready(c *cli, listener net.Listener, keys *agent.Client, asJSON bool) error {
-	url := "http://" + listener.Addr().String() + "/"
+func ready(c *cli, url string, keys *agent.Client, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(c.out).Encode(map[string]any{"url": url, "agent_pid": keys.PID()})
 	}
@@ -168,15 +172,32 @@ func newHTTPServer(h http.Handler) *http.Server {
 	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
 }
 
-func listenOn(address string) (net.Listener, error) {
-	if address == "" {
-		return nil, configError(errors.New("there is no address to listen on"), "set listen in [serve], or --listen")
+// listenOn returns a listener, and the URL that leads to it.
+func listenOn(c *config) (net.Listener, string, error) {
+	address := c.Serve.Listen
+	network, at, stream := streamAddress(address)
+	switch {
+	case address == "":
+		return nil, "", configError(errors.New("there is no address to listen on"), "set listen in [serve], or --listen")
+	case !stream && c.MSL.PeerToPeer:
+		return nil, "", configError(errors.New("HTTP cannot carry messages between peers"), "listen on tcp://HOST:PORT or unix:PATH")
+	case !stream:
+		network, at = "tcp", address
+	case network == "unix":
+		at = c.path(at)
 	}
-	l, err := net.Listen("tcp", address)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, &exitError{exitFailure, fmt.Errorf("%s is taken by another process", address), "choose another with --listen"}
+	l, err := net.Listen(network, at)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, "", &exitError{exitFailure, fmt.Errorf("%s is taken by another process", address), "choose another with --listen"}
+	case err != nil:
+		return nil, "", err
+	case !stream:
+		return l, "http://" + l.Addr().String() + "/", nil
+	case network == "unix":
+		return l, "unix:" + at, nil
 	}
-	return l, err
+	return l, "tcp://" + l.Addr().String(), nil
 }
 
 // newHandler echoes, or forwards to a service.
