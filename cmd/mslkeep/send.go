@@ -348,7 +348,7 @@ func (s *sender) message(ctx context.Context, f *sendFlags, r *msl.Request, w io
 		MasterToken: answer.MasterToken != nil, KeyExchange: answer.Exchanged,
 		UserIDToken:   answer.UserIDToken != nil || answer.PeerUserIDToken != nil,
 		ServiceTokens: len(answer.ServiceTokens) + len(answer.PeerServiceTokens),
-		Milliseconds: milliseconds(start), AgentPID: s.keys.PID(),
+		Milliseconds:  milliseconds(start), AgentPID: s.keys.PID(),
 	}, nil
 }
 
