@@ -129,7 +129,7 @@ type UserAuthenticator interface {
 type Policy interface {
 	// Entity judges a remote entity by its identity and scheme. Use ENTITY_REVOKED or INCORRECT_ENTITYAUTH_DATA.
 	// Of PSK_PROFILE and NONE_SUFFIXED, whose identity has two parts, it first judges the part that owns it, the
-	// pskid or root. The identity of PROVISIONED is not known yet, and empty.
+	// pskid or root. Of MT_PROTECTED it judges what is inside. The identity of PROVISIONED is not known yet, and empty.
 	Entity(ctx context.Context, identity, scheme string) (Code, error)
 	// MasterToken judges a verified master token on every message: revoked, or, when renew is
 	// set, not to be renewed.

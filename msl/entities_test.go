@@ -228,7 +228,8 @@ func TestTamperEntity(t *testing.T) {
 	}
 }
 
-// TestMTProtected: what is inside is judged as if it were outside, is not protected itself, and needs custody (§5.6).
+// TestMTProtected: what is inside is judged as if it were outside, is not protected itself, and needs custody (§5.6,
+// behaviour 68).
 func TestMTProtected(t *testing.T) {
 	ctx := context.Background()
 	documents := entityDocuments(t)

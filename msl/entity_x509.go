@@ -13,8 +13,8 @@ import (
 )
 
 // X509 is an entity that signs with the RSA key of a certificate (§5.3). Its identity is the certificate's
-// subject, as RFC 2253 writes it. keyID is the name of the key in custody; it does not travel. The error
-// is a Code for a certificate that no peer could accept.
+// subject, as RFC 2253 writes it. keyID is the name of the key in custody; it does not travel. It
+// fails with X509CertParseError if the subject cannot be an identity.
 func X509(certificate *x509.Certificate, keyID string) (EntityAuthData, error) {
 	d, err := certified(certificate)
 	if err != nil {
