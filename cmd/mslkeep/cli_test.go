@@ -71,8 +71,8 @@ func TestRefusals(t *testing.T) {
 			"serve --config DIR/server/serve.toml", exitConfig, []string{"serve.listne"}},
 		{"bad TOML", func(w *world) { w.write("server/serve.toml", "[agent") },
 			"serve --config DIR/server/serve.toml", exitConfig, []string{"serve.toml"}},
-		{"an unknown scheme", func(w *world) { w.edit("server/serve.toml", "scheme = \"RSA\"", "scheme = \"X509\"") },
-			"serve --config DIR/server/serve.toml", exitConfig, []string{"X509", "PSK, RSA, NONE"}},
+		{"an unknown scheme", func(w *world) { w.edit("server/serve.toml", "scheme = \"RSA\"", "scheme = \"MAGIC\"") },
+			"serve --config DIR/server/serve.toml", exitConfig, []string{"MAGIC", "PSK, PSK_PROFILE, X509"}},
 		{"a key of our own that is not there", func(w *world) {
 			w.edit("server/serve.toml", "key-id = \"server\"", "key-id = \"other\"")
 		}, "serve --config DIR/server/serve.toml", exitConfig, []string{"rsa/other", "mslkeep keys generate"}},
