@@ -14,7 +14,17 @@
 //
 // A Server is an http.Handler, and [HTTPTransport] carries a Client's messages over HTTP. [HTTPHandler]
 // serves messages with an HTTP handler, and [RoundTripper] sends the requests of an http.Client as messages.
-// Other transports implement [Transport], or call [Server.ServeExchange].
+// [StreamTransport] and [Server.ServeConn] do without HTTP, over connections of any kind. Other transports
+// implement [Transport], or call [Server.ServeExchange].
+//
+// [Client.Send] sends a message that nobody answers, [ResponseWriter.Push] sends one that answers nothing, and
+// [Response.Next] reads such.
+//
+// # Peers
+//
+// With Config.PeerToPeer both sides issue tokens, and carry those of the other (§8.14): a Client asks and a
+// Server answers as ever, but each needs custody that can do both, and connections instead of HTTP. Which network
+// a Client or Server belongs to is in its Config alone, so a program can be in several at once.
 //
 // # Tokens
 //
@@ -43,7 +53,7 @@
 //
 // # What is built
 //
-// Trusted services networks (§8); entity authentication with all schemes (§5); users with
+// Trusted services and peer-to-peer networks (§8); entity authentication with all schemes (§5); users with
 // EMAIL_PASSWORD, USER_ID_TOKEN and what applications add (§6); key exchange with ASYMMETRIC_WRAPPED (JWE_RSA, JWEJS_RSA, JWK_RSA) and
 // SYMMETRIC_WRAPPED (PSK) (§7); GZIP and LZW. References of the form §x.y are to the protocol specification
 // of the project; docs/msl.md lists where this package differs from the reference stacks.
