@@ -134,9 +134,14 @@ type Response struct {
 // Close ends the exchange. A response that was not read to its end breaks the connection off. Nothing
 // can be read after it.
 func (r *Response) Close() error {
+	x := r.exchange
+	if x.client.issuer != nil && x.writing != nil && r.Message.end == io.EOF {
+		<-x.writing // the tokens that the peer has asked for may still be on their way
+		x.writing = nil
+	}
 	r.Message.finish(errClosed)
 	r.Message.rest = nil
-	return r.exchange.close()
+	return x.close()
 }
 
 // A ReplayError means that the peer asked for a message again whose application data could not be

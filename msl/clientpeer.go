@@ -57,6 +57,14 @@ func (x *exchange) answers(m *Message) {
 	x.peer.tokensOnly = m.Handshake() && !x.sentHandshake
 }
 
+// beginAgain makes the next message one with data, after an error message. The peer has given up what it was
+// asking for, so nothing new is given to it.
+func (x *exchange) beginAgain() {
+	if m := x.peer.answering; m != nil {
+		x.peer.given, x.peer.tokensOnly = echoed(m), false
+	}
+}
+
 // addPeerTokens adds what the receiver is to show next time.
 func (x *exchange) addPeerTokens(ctx context.Context, h *headerData) error {
 	c, p := x.client, &x.peer

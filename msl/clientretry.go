@@ -47,7 +47,8 @@ func (x *exchange) recover(ctx context.Context, m *Message) error {
 	default:
 		return rejected
 	}
-	if x.sentData && !x.replayable() {
+	x.beginAgain()
+	if !x.replayable() {
 		return &ReplayError{Err: errors.Join(rejected, errBodyGone)}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 // token keys of its own.
 type network struct {
 	t       testing.TB
+	now     atomic.Int64 // Unix seconds
 	a, b    *msl.Config
 	handler msl.Handler
 	keysA   *agent.Client
@@ -40,10 +42,16 @@ type network struct {
 }
 
 func newNetwork(t testing.TB, a, b msl.EntityAuthData) *network {
-	n := &network{t: t, handler: handler(echo), keysA: inproc.Agent(t), keysB: inproc.OtherIssuer(t)}
+	return newNetworkWith(t, inproc.Agent(t), inproc.OtherIssuer(t), a, b)
+}
+
+// newNetworkWith is newNetwork with agents that may have been in others before.
+func newNetworkWith(t testing.TB, keysA, keysB *agent.Client, a, b msl.EntityAuthData) *network {
+	n := &network{t: t, handler: handler(echo), keysA: keysA, keysB: keysB}
 	keys := rsaKeys(t)
 	identities := map[string][]string{"rsa-server-key": {"rsa-srv"}, "rsa-client-key": {"rsa-client"}}
-	clock := func() time.Time { return inproc.Time }
+	n.now.Store(inproc.Time.Unix())
+	clock := func() time.Time { return time.Unix(n.now.Load(), 0) }
 	for _, side := range []struct {
 		c   **msl.Config
 		own msl.EntityAuthData
@@ -75,6 +83,7 @@ func (n *network) start() {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(n.client.Close)
+	n.now.Add(2) // tokens are issued after the policies were made
 }
 
 // dial connects by a pipe that keeps nothing back, so that whoever writes waits for a reader.
