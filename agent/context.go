@@ -128,6 +128,9 @@ func (k *keys) open(ctx context.Context, parts []msl.Part) ([][]byte, error) {
 	return opened(op, len(parts), reply.Plain, reply.FailedPart)
 }
 
+// Recycle takes back memory of large parts that Seal or Open has returned, and the caller needs no more.
+func (k *keys) Recycle(part []byte) { wire.Recycle(part) }
+
 func toWire(parts []msl.Part) []wire.Part {
 	ps := make([]wire.Part, len(parts))
 	for i, p := range parts {

@@ -34,6 +34,16 @@ type CryptoContext interface {
 	Open(ctx context.Context, parts []Part) ([][]byte, error)
 }
 
+// recyclePart gives memory of a part that c has sealed or opened back to c, if c can use it again.
+func recyclePart(c CryptoContext, part []byte) {
+	if s, ok := c.(*Session); ok {
+		c = s.CryptoContext
+	}
+	if r, ok := c.(interface{ Recycle(part []byte) }); ok {
+		r.Recycle(part)
+	}
+}
+
 // A Session is the crypto context of a master token that this side issued, and what the token says
 // of whom it was issued to. Its fields are public claims.
 type Session struct {

@@ -164,6 +164,7 @@ func (m *Message) nextPayload(ctx context.Context) (*payload, error) {
 	plain := m.plain[0]
 	m.plain = m.plain[1:]
 	p, err := parsePayload(plain, m.limits.Inflate)
+	recyclePart(m.payloads, plain)
 	switch {
 	case err != nil:
 		return nil, err

@@ -105,6 +105,9 @@ func (w *MessageWriter) seal(j job) (s sealed) {
 		return s
 	}
 	s.encoded = w.encode(parts, j.header != nil)
+	if j.payload != nil {
+		recyclePart(w.m.payloadContext, parts[len(parts)-1].Data)
+	}
 	return s
 }
 

@@ -86,7 +86,6 @@ func (p *Peer) Reuse(reply wire.Reply) {
 
 func reuse(owned bool, b []byte) {
 	if n := cap(b); owned && n >= largePart && n <= maxScratch {
-		clear(b)
 		largeParts.Put(&b)
 	}
 }

@@ -69,7 +69,7 @@ var (
 func NewClient(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
 	o = o.withDefaults()
 	stream := newStream(conn)
-	c := &Client{stream: stream, opts: o, frames: newFrameReader(stream, o.MaxFrame, nil), out: &outbox{stream: stream},
+	c := &Client{stream: stream, opts: o, frames: newFrameReader(stream, o.MaxFrame, &recycled), out: &outbox{stream: stream},
 		calls: make(map[uint64]pending), done: make(chan struct{})}
 	c.idle.New = func() any { return &call{done: make(chan struct{}, 1)} }
 	if err := c.greet(ctx); err != nil {
@@ -136,7 +136,8 @@ func (c *Client) Close() error {
 }
 
 // Call sends req and fills reply, which must be the zero value of the type that answers req. Fields of
-// bytes in reply share memory of their own, which nothing else uses; req may be reused at once.
+// bytes in reply share memory of their own, which nothing else uses, and may be given to Recycle; req may be
+// reused at once.
 //
 // When ctx ends, Call tells the agent, and returns ctx.Err() at once. All other errors are of type
 // [*Error].

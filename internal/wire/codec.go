@@ -68,6 +68,9 @@ func (c *coder) take(n int) []byte {
 		return nil
 	}
 	b := c.b[:n:n]
+	if n == len(c.b) {
+		b = c.b // nothing comes behind it, so it may have the rest of the memory; see Recycle
+	}
 	c.b = c.b[n:]
 	return b
 }
@@ -211,8 +214,8 @@ func (c *coder) parts(p *[]Part)         { list(c, p, 8, (*coder).part) }
 func (c *coder) keys(p *[]Key)           { list(c, p, 28, (*coder).key) }
 
 func (c *coder) part(p *Part) {
-	c.bytes(&p.Data)
 	c.bytes(&p.Signature)
+	c.bytes(&p.Data) // last, for Recycle
 }
 
 func (c *coder) token(t *Token) {

@@ -24,8 +24,8 @@ func (m *OpenMasterTokenReply) fields(c *coder) {
 	c.text(&m.Identity)
 	c.bytes(&m.IssuerData)
 	c.handle(&m.Session)
-	c.byteStrings(&m.Plain)
 	c.i32(&m.FailedPart)
+	c.byteStrings(&m.Plain) // last, for Recycle
 }
 
 func (m *SealRequest) fields(c *coder) {
@@ -41,8 +41,8 @@ func (m *OpenRequest) fields(c *coder) {
 }
 
 func (m *OpenReply) fields(c *coder) {
-	c.byteStrings(&m.Plain)
 	c.i32(&m.FailedPart)
+	c.byteStrings(&m.Plain) // last, for Recycle
 }
 
 func (m *EntityContextRequest) fields(c *coder) {

@@ -28,8 +28,19 @@ type frameReader struct {
 	have  int
 }
 
-// framePool holds *[]byte, of large frames that their receiver needs no more.
+// framePool holds *[]byte, of large frames that their receiver needs no more: requests.
 var framePool sync.Pool
+
+// recycled is the same for replies.
+var recycled sync.Pool
+
+// Recycle takes the memory of a field of a reply, which nothing may refer to any more. To fill fresh memory
+// takes longer than to fill some that is in a cache. Small fields are left to the collector.
+func Recycle(b []byte) {
+	if n := cap(b); largeFrame <= n && n <= keepBuffer {
+		recycled.Put(&b)
+	}
+}
 
 func newFrameReader(r io.Reader, max int, pool *sync.Pool) *frameReader {
 	return &frameReader{r: r, max: max, pool: pool, buf: make([]byte, readBuffer)}
@@ -121,7 +132,7 @@ func (f *frameReader) memory(n int) []byte {
 			return (*b)[:n]
 		}
 	}
-	return make([]byte, n)
+	return make([]byte, n, n+n/8) // so that what comes back, without its head, is enough for the next
 }
 
 // giveBack lets the memory of a large frame be used again. Nothing may refer to it any more.
