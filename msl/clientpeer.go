@@ -116,13 +116,13 @@ func (x *exchange) reply(ctx context.Context, m *Message) error {
 	if err != nil {
 		return err
 	}
-	if x.writing == nil {
-		return complete(w, x.transport)
-	}
 	data, done, transport := x.writing, make(chan error, 1), x.transport
 	x.writing = done
 	go func() {
-		err := <-data
+		var err error
+		if data != nil {
+			err = <-data
+		}
 		if err == nil {
 			err = complete(w, transport)
 		}
