@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/mslkeep/mslkeep/internal/msltest/inproc"
@@ -152,4 +153,33 @@ func FuzzPeerConn(f *testing.F) {
 			cancel()
 		}
 	})
+}
+
+// TestStrayPayloads: payloads that belong to no message, as the reference's finaliser may send them, are passed over
+// between messages; white space and anything else are not (§8.6, §1.6).
+func TestStrayPayloads(t *testing.T) {
+	w := newWorld(t)
+	client := w.newClient(nil)
+	defer client.Close()
+	w.mustSay(client, msl.Request{}, "get a token")
+	w.count()
+	w.mustSay(client, msl.Request{}, "recorded")
+	message := w.requests[0]
+	payload := message[bytes.Index(message, []byte("}{"))+1:]
+	for _, c := range []struct {
+		between string
+		answers int
+	}{
+		{"", 2}, {string(payload), 2}, {strings.Repeat(string(payload), 50), 2}, {`{"payload":"","signature":""}`, 2},
+		{" ", 1}, {"{}", 2}, {"x", 1}, {`{"payload":`, 1},
+	} {
+		all := string(message) + c.between + string(message)
+		for name, in := range map[string]io.Reader{"at once": strings.NewReader(all), "byte by byte": iotest.OneByteReader(strings.NewReader(all))} {
+			conn := &recorder{in: in}
+			_ = w.server.ServeConn(t.Context(), conn)
+			if got := bytes.Count(conn.out.Bytes(), []byte(`"headerdata"`)); got != c.answers {
+				t.Errorf("%.20q, %s: %d answers", c.between, name, got)
+			}
+		}
+	}
 }

@@ -55,6 +55,16 @@ func TestPeerToPeer(t *testing.T) {
 	if code := s.stop(); code != 0 {
 		t.Errorf("serve ended with %d: %s", code, s.said)
 	}
+	// It comes back, and has forgotten what the devices have issued to it; not so what it has issued to them.
+	s = w.serve("--listen", s.url)
+	for i, p := range senders {
+		for _, text := range []string{"are you back?", "as before?"} {
+			if r := p.say(text); !r.Encrypted || !r.UserIDToken || r.KeyExchange {
+				t.Errorf("%s, after a restart: %+v", devices[i], r)
+			}
+		}
+	}
+	s.stop()
 	u := w.serve("--listen", "unix:"+w.path("server/msl.sock"))
 	if out := w.send("device-2", u, "over a unix socket").ok(t); out != "over a unix socket" {
 		t.Errorf("answered %q", out)
