@@ -135,9 +135,13 @@ type Response struct {
 // can be read after it.
 func (r *Response) Close() error {
 	x := r.exchange
+	if _, ok := x.transport.(*streamExchange); ok {
+		r.Message.finishAtHand()
+		x.answered = r.Message.end == io.EOF && !x.request.AcceptPush // after which more may come
+	}
 	if x.client.issuer != nil && x.writing != nil && r.Message.end == io.EOF {
-		<-x.writing // the tokens that the peer has asked for may still be on their way
-		x.writing = nil
+		err := <-x.writing // the tokens that the peer has asked for may still be on their way
+		x.writing, x.answered = nil, x.answered && err == nil
 	}
 	r.Message.finish(errClosed)
 	r.Message.rest = nil
@@ -211,6 +215,7 @@ type exchange struct {
 	sentKeys      bool // key requests
 
 	exchanged bool // any of them brought a master token
+	answered  bool // nothing more comes after the last answer
 
 	held      []*clientSession // new sessions whose keys the answer is read with
 	transport Exchange
@@ -241,6 +246,7 @@ func (x *exchange) run(ctx context.Context) (*Message, error) {
 		default:
 			return m, x.reply(ctx, m)
 		}
+		x.answered = true
 		x.endTrip()
 	}
 	if x.first != nil {

@@ -47,6 +47,10 @@ func (x *exchange) sent(ctx context.Context, h *headerData) (*Message, error) {
 // for AcceptPush, the peer sent the message once, but perhaps not now.
 func (r *Response) Next(ctx context.Context) error {
 	x, d := r.exchange, r.decoder
+	if x.transport == nil {
+		return errClosed
+	}
+	defer context.AfterFunc(ctx, x.cancel)()
 	r.Message.finish(errClosed)
 	r.Message.rest = nil
 	if err := findHeader(d); err != nil {

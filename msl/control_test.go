@@ -424,6 +424,7 @@ func TestServeConn(t *testing.T) {
 		if data, _, err := say(client, msl.Request{}, text); err != nil || data != text {
 			t.Errorf("said %.20q, heard %.20q: %v", text, data, err)
 		}
+		transport.CloseIdle()
 		served.Wait()
 	}
 	client.Close()
@@ -456,6 +457,7 @@ func TestServeConn(t *testing.T) {
 
 // recorder is a connection whose peer has said everything already.
 type recorder struct {
+	net.Conn
 	in  io.Reader
 	out bytes.Buffer
 }
@@ -463,3 +465,6 @@ type recorder struct {
 func (r *recorder) Read(p []byte) (int, error)  { return r.in.Read(p) }
 func (r *recorder) Write(p []byte) (int, error) { return r.out.Write(p) }
 func (r *recorder) Close() error                { return nil }
+
+func (r *recorder) SetReadDeadline(time.Time) error  { return nil }
+func (r *recorder) SetWriteDeadline(time.Time) error { return nil }

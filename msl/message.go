@@ -290,6 +290,14 @@ func (m *Message) hold() error {
 	}
 }
 
+// finishAtHand drops the data that is here already, which may be the rest.
+func (m *Message) finishAtHand() {
+	m.rest = nil
+	for m.end == nil && (m.ahead != nil || len(m.plain) > 0 || m.decoder.Ready()) {
+		_, _ = m.NextChunk(m.ctx)
+	}
+}
+
 // Close drops the rest of the data. It reads what little there may be of it, so that the next message
 // on the same stream can be read, and returns an error if there was more, or the message is not sound.
 func (m *Message) Close() error {

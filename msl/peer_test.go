@@ -33,6 +33,8 @@ type network struct {
 	client  *msl.Client
 	server  *msl.Server
 
+	transport *msl.StreamTransport // of client
+
 	mu       sync.Mutex
 	failures []error
 	dials    int
@@ -79,7 +81,8 @@ func (n *network) start() {
 		defer n.mu.Unlock()
 		n.failures = append(n.failures, err)
 	}
-	if n.client, err = msl.NewClient(n.a, n.keysA, &msl.StreamTransport{Dial: n.dial}, nil); err != nil {
+	n.transport = &msl.StreamTransport{Dial: n.dial}
+	if n.client, err = msl.NewClient(n.a, n.keysA, n.transport, nil); err != nil {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(n.client.Close)

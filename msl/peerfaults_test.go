@@ -42,6 +42,7 @@ func TestPeerRecovery(t *testing.T) {
 				n.start()
 				n.mustSay(user, "1")
 				n.mustSay(user, "2")
+				n.transport.CloseIdle()
 				n.dials = 0
 				policy.master.Store(uint32(c.code))
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -266,6 +267,7 @@ func TestPeerTamper(t *testing.T) {
 				return conn
 			}
 			heard.Store("")
+			n.transport.CloseIdle()
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond) // a length or an end that was changed leaves one waiting
 			answer, err := n.client.Do(ctx, &msl.Request{Body: strings.NewReader("the data")})
 			var data []byte
@@ -281,6 +283,7 @@ func TestPeerTamper(t *testing.T) {
 				length = min(length, conn.written)
 			}
 			n.meddle = nil
+			n.transport.CloseIdle()
 			if !ready {
 				n.client.Close()
 			}

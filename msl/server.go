@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
 )
@@ -35,6 +36,13 @@ func (f handlerFunc) ServeMSL(ctx context.Context, w *ResponseWriter, m *Message
 type Server struct {
 	// Failed, if not nil, is told of each message that failed, and why. Set it before the first message.
 	Failed func(error)
+
+	// Of the connections that ServeConn and Serve serve. IdleTimeout is how long a peer may be silent, between two messages and within
+	// one, and how long it may take to accept what is written; zero means 2 minutes. Grace is how long a message that has begun
+	// may take when the server stops; zero means 10 seconds. MaxConns is how many connections Serve has at once, while others wait;
+	// zero means 4096.
+	IdleTimeout, Grace time.Duration
+	MaxConns           int
 
 	config  *Config
 	keys    ServerKeys

@@ -109,7 +109,9 @@ func (s *Server) exchangePeer(ctx context.Context, c *serverConn) error {
 		return err
 	}
 	_ = m.Close() // what is left of its data stands before the reply
-	_, err = p.hear(ctx, p.sent)
+	if _, err = p.hear(ctx, p.sent); err != nil && !errors.Is(err, errGivenUp) {
+		return errors.Join(errOutOfStep, err)
+	}
 	return err
 }
 
@@ -184,6 +186,10 @@ func (p *peerExchange) exchangeHeaders(ctx context.Context, h *headerData) (*Mes
 	p.endTrip()
 	return m, nil
 }
+
+// errOutOfStep means that the peer sent something else than its tokens, perhaps another request, and so does not know
+// what this side is waiting for.
+var errOutOfStep = errors.New("msl: not the tokens that were asked for")
 
 // errGivenUp means that the peer sent an error message instead of going on.
 var errGivenUp = errors.New("msl: the peer gave up")

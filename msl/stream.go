@@ -4,11 +4,11 @@
 package msl
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"io"
 	"net"
+	"sync"
+	"time"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
 )
@@ -36,89 +36,186 @@ func findHeader(d *mslenc.Decoder) error {
 	return fail(MSLParseError, "header", mslenc.ErrLimit)
 }
 
-// A StreamTransport carries messages over connections of any kind, such as TCP, TLS or unix sockets. In a
-// trusted services network each message and its answer have a connection of their own; in a peer-to-peer
-// network all messages of a request have one.
+// Of a StreamTransport, where its fields are zero.
+const (
+	defaultMaxIdle     = 256
+	defaultIdleTimeout = time.Minute // less than a Server's, which should not be the first to hang up
+)
+
+// A StreamTransport carries messages over connections of any kind, such as TCP, TLS, unix sockets or WebSockets. A
+// connection carries one exchange at a time; when both messages are complete it is kept for the next one.
+//
+// A connection that was kept may turn out to be dead. Then the message is sent again on a new one, if nothing of an
+// answer has arrived, and it may be replayed (or nothing of it was sent), and its data can be read again.
 type StreamTransport struct {
-	// Dial connects to the peer.
+	// Dial connects to the peer. A connection that tells by a method Idle() bool whether its peer has neither
+	// closed it nor sent anything, is asked before it is used again. Those of package net, and what crypto/tls makes of
+	// them, are looked at anyway.
 	Dial func(ctx context.Context) (net.Conn, error)
+
+	// MaxIdle is how many connections are kept at most, and IdleTimeout for how long. Zero means 256, and a
+	// minute. With a negative MaxIdle none is kept.
+	MaxIdle     int
+	IdleTimeout time.Duration
+
+	mu   sync.Mutex
+	idle []*streamConn // the one that was used last is at the end
 }
 
-// Open connects.
+// A streamConn is a connection while it is kept and used. One exchange at a time has it.
+type streamConn struct {
+	net.Conn
+	timer *time.Timer // closes it; nil if it was never kept
+	in    *mslenc.Decoder
+	heard bool // something was read in the present exchange
+}
+
+func (c *streamConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.heard = c.heard || n > 0
+	return n, err
+}
+
+// Open takes a connection that was kept, or makes a new one.
 func (t *StreamTransport) Open(ctx context.Context) (Exchange, error) {
+	for c := t.take(); c != nil; c = t.take() {
+		if idle(c.Conn) {
+			c.heard = false
+			return begin(ctx, t, c, true), nil
+		}
+		c.Close()
+	}
+	return t.open(ctx)
+}
+
+// open makes a new connection.
+func (t *StreamTransport) open(ctx context.Context) (Exchange, error) {
 	conn, err := t.Dial(ctx)
 	if err != nil {
 		return nil, fail(MSLCommsFailure, "connection", err)
 	}
-	x := &streamExchange{ctx: ctx, conn: conn, out: bufio.NewWriterSize(conn, maxBuffered)}
-	x.stop = context.AfterFunc(ctx, func() { conn.Close() })
-	return x, nil
+	return begin(ctx, t, &streamConn{Conn: conn}, false), nil
 }
 
-// streamExchange is a connection. A message ends where it says so, so the connection stays open both ways.
+func (t *StreamTransport) take() *streamConn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for n := len(t.idle) - 1; n >= 0; n-- {
+		c := t.idle[n]
+		t.idle[n] = nil
+		t.idle = t.idle[:n]
+		if c.timer.Stop() {
+			return c
+		}
+	}
+	return nil
+}
+
+// keep takes a connection back, or closes it.
+func (t *StreamTransport) keep(c *streamConn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.idle) >= orDefault(t.MaxIdle, defaultMaxIdle) {
+		c.Close()
+		return
+	}
+	timeout := orDefault(t.IdleTimeout, defaultIdleTimeout)
+	if c.timer == nil {
+		c.timer = time.AfterFunc(timeout, func() { t.drop(c) })
+	} else {
+		c.timer.Reset(timeout)
+	}
+	t.idle = append(t.idle, c)
+}
+
+// drop closes a connection whose time is over. If it is not there any more, take has seen that, and leaves it to drop.
+func (t *StreamTransport) drop(c *streamConn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i, other := range t.idle {
+		if other == c {
+			t.idle = append(t.idle[:i], t.idle[i+1:]...)
+			break
+		}
+	}
+	c.Close()
+}
+
+// CloseIdle closes the connections that are kept. Those in use are kept afterwards as ever.
+func (t *StreamTransport) CloseIdle() {
+	for c := t.take(); c != nil; c = t.take() {
+		c.Close()
+	}
+}
+
+// A streamExchange is the use of a connection for an exchange. A message ends where it says so, so the
+// connection stays open both ways.
 type streamExchange struct {
-	ctx  context.Context
-	conn net.Conn
-	out  *bufio.Writer
-	stop func() bool
+	ctx       context.Context
+	transport *StreamTransport
+	conn      *streamConn
+	out       connWriter
+	reused    bool
+	stop      func() bool
+	ended     sync.Once // by release or Close
+}
+
+func begin(ctx context.Context, t *StreamTransport, c *streamConn, reused bool) *streamExchange {
+	x := &streamExchange{ctx: ctx, transport: t, conn: c, out: connWriter{conn: c.Conn}, reused: reused}
+	x.stop = context.AfterFunc(ctx, func() { c.Close() })
+	return x
 }
 
 func (x *streamExchange) Write(p []byte) (int, error) { return x.out.Write(p) }
+func (x *streamExchange) keep(p []byte) error         { return x.out.keep(p) }
 func (x *streamExchange) Flush() error                { return x.out.Flush() }
 func (x *streamExchange) CloseWrite() error           { return x.out.Flush() }
 
 func (x *streamExchange) Read(p []byte) (int, error) {
 	n, err := x.conn.Read(p)
-	if err != nil && err != io.EOF && x.ctx.Err() != nil {
+	if err != nil && x.ctx.Err() != nil {
 		err = x.ctx.Err()
 	}
 	return n, err
 }
 
-func (x *streamExchange) Close() error {
-	x.stop()
-	return x.conn.Close()
-}
-
-// A serverConn is a connection to a peer that sends messages. It is the Exchange of what the server says there.
-type serverConn struct {
-	server *Server
-	in     *mslenc.Decoder
-	out    *bufio.Writer
-	last   lastSent
-}
-
-func (c *serverConn) Write(p []byte) (int, error) { return c.out.Write(p) }
-func (c *serverConn) Flush() error                { return c.out.Flush() }
-func (c *serverConn) CloseWrite() error           { return c.out.Flush() }
-func (c *serverConn) Read([]byte) (int, error)    { return 0, io.ErrClosedPipe } // the decoder does that
-func (c *serverConn) Close() error                { return nil }
-
-// ServeConn answers the messages of a connection, one after another, until the peer or ctx ends it, and closes
-// it. A message that fails ends it only if it cannot go on. The caller bounds how long a connection may be idle,
-// by deadlines.
-func (s *Server) ServeConn(ctx context.Context, conn io.ReadWriteCloser) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer conn.Close()
-	defer stop()
-	c := &serverConn{server: s, in: mslenc.NewDecoder(conn, s.config.decoderLimits()), out: bufio.NewWriterSize(conn, maxBuffered)}
-	for {
-		err := findHeader(c.in)
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return errors.Join(s.refuse(ctx, c, err, nil), c.Flush())
-		}
-		if s.peers != nil {
-			err = s.told(s.exchangePeer(ctx, c))
-		} else {
-			err = s.serve(ctx, c.in, c)
-		}
-		if failed := c.Flush(); failed != nil || ctx.Err() != nil || errors.Is(err, errMessageCut) {
-			return errors.Join(err, failed, ctx.Err())
-		}
+// decoder returns what reads the connection, which may have read ahead (§1.6).
+func (x *streamExchange) decoder(l mslenc.Limits) *mslenc.Decoder {
+	if x.conn.in == nil {
+		x.conn.in = mslenc.NewDecoder(x.conn, l)
 	}
+	return x.conn.in
+}
+
+// lost reports whether the connection was one that was kept, and nothing of an answer came; unsent, whether nothing of
+// the request went out either. Both are for when the exchange has failed, and nobody writes any more.
+func (x *streamExchange) lost() (lost, unsent bool) {
+	return x.reused && !x.conn.heard, x.out.sent == 0
+}
+
+// abort gives the exchange up. If writing has failed, the peer has hung up, perhaps after telling why, which reading
+// will show.
+func (x *streamExchange) abort() {
+	if x.out.failed == nil {
+		x.Close()
+	}
+}
+
+// release gives back a connection on which both messages are complete.
+func (x *streamExchange) release() {
+	x.ended.Do(func() {
+		if x.stop() && x.out.clean() && x.conn.in != nil && x.conn.in.Clean() {
+			x.transport.keep(x.conn)
+		} else {
+			x.conn.Close()
+		}
+	})
+}
+
+func (x *streamExchange) Close() (err error) {
+	x.ended.Do(func() {
+		x.stop()
+		err = x.conn.Close()
+	})
+	return err
 }

@@ -35,15 +35,16 @@ var imports = map[string][]string{
 	"internal/deps":    {},
 	"plugin":           {},
 
-	"msl":   {"internal/mslenc", "internal/lzw"},
-	"agent": {"msl", "internal/wire", "plugin"},
+	"msl":           {"internal/mslenc", "internal/lzw"},
+	"msl/websocket": {"msl"}, // apart, so that programs without WebSockets have none of github.com/coder/websocket
+	"agent":         {"msl", "internal/wire", "plugin"},
 
 	"internal/jose":      {"internal/secret", "internal/mslenc", "internal/aeskw"},
 	"internal/custody":   {"internal/wire", "internal/mslenc", "internal/lzw", "internal/jose", "internal/secret", "internal/aeskw", "providers"},
 	"providers":          {"internal/secret", "plugin"},
 	"providers/software": {"providers", "internal/secret", "internal/aeskw"},
 
-	"cmd/mslkeep":       {"msl", "agent"},
+	"cmd/mslkeep":       {"msl", "msl/websocket", "agent"},
 	"cmd/mslkeep-agent": {"internal/custody", "plugin", "providers/software", "internal/wire", "internal/secret", "providers"},
 	"cmd/mslkeep-scan":  {"internal/memscan"},
 
@@ -59,7 +60,7 @@ var never = []struct {
 	reason string
 }{
 	{
-		from: []string{"msl", "agent", "cmd/mslkeep"},
+		from: []string{"msl", "msl/websocket", "agent", "cmd/mslkeep"},
 		to: []string{
 			module + "internal/custody", module + "internal/jose", module + "internal/secret", module + "internal/aeskw",
 			module + "providers", module + "providers/software", module + "internal/memscan",
@@ -82,6 +83,7 @@ var directly = []struct {
 	reason string
 }{
 	{[]string{"internal/custody", "cmd/mslkeep-agent", "providers", "providers/software"}, "net/http", "the agent opens no network connection"},
+	{[]string{"msl", "agent", "cmd/mslkeep"}, "github.com/coder/websocket", "msl/websocket does that"},
 	{[]string{"*"}, "C", "C code is loaded only by the PKCS#11 provider"},
 }
 

@@ -36,7 +36,7 @@ var secretTypes = []string{
 const harmless = "crypto.Hash"
 
 // publicPackages are those whose API the protocol process uses.
-var publicPackages = []string{module + "msl", module + "agent"}
+var publicPackages = []string{module + "msl", module + "msl/websocket", module + "agent"}
 
 // TestTypes walks everything that can be reached from an exported name of msl or agent: fields, exported
 // or not, elements, parameters, results, methods. No type on the way may hold a key.

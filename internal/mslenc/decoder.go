@@ -77,6 +77,11 @@ func (d *Decoder) Ready() bool {
 	return d.scanned || d.bad != nil
 }
 
+// Clean reports whether nothing was read of what follows the object that Next returned last.
+func (d *Decoder) Clean() bool {
+	return d.start+d.given == len(d.buf) && d.space == 0 && d.readErr == nil && d.bad == nil
+}
+
 func (d *Decoder) next(spaceAllowed bool) (Object, error) {
 	d.release()
 	for {
