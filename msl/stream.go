@@ -67,12 +67,13 @@ type streamConn struct {
 	net.Conn
 	timer *time.Timer // closes it; nil if it was never kept
 	in    *mslenc.Decoder
-	heard bool // something was read in the present exchange
+
+	heard, failed bool // in the present exchange: something was read; nothing can be any more
 }
 
 func (c *streamConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	c.heard = c.heard || n > 0
+	c.heard, c.failed = c.heard || n > 0, c.failed || err != nil
 	return n, err
 }
 
@@ -187,10 +188,10 @@ func (x *streamExchange) decoder(l mslenc.Limits) *mslenc.Decoder {
 	return x.conn.in
 }
 
-// lost reports whether the connection was one that was kept, and nothing of an answer came; unsent, whether nothing of
+// lost reports whether a connection that was kept has failed before anything of an answer came; unsent, whether nothing of
 // the request went out either. Both are for when the exchange has failed, and nobody writes any more.
 func (x *streamExchange) lost() (lost, unsent bool) {
-	return x.reused && !x.conn.heard, x.out.sent == 0
+	return x.reused && !x.conn.heard && (x.conn.failed || x.out.failed != nil), x.out.sent == 0
 }
 
 // abort gives the exchange up. If writing has failed, the peer has hung up, perhaps after telling why, which reading

@@ -153,7 +153,7 @@ func newBenchmark(ctx context.Context, dir string, size int) (*benchmark, error)
 		b.close()
 		return nil, err
 	}
-	b.http = newHTTPClient()
+	b.http = newHTTPClient("http", nil)
 	return b, nil
 }
 

@@ -12,7 +12,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -38,6 +37,8 @@ Examples:
 type sendConfig struct {
 	URL   string `toml:"url"`
 	Store string `toml:"store"` // file of tokens and sealed sessions; none if empty
+
+	TLSRoots string `toml:"tls-roots-file"` // certificates, for https, wss and tls; those of the system if empty
 
 	User         string `toml:"user"`
 	Email        string `toml:"email"`
@@ -153,6 +154,7 @@ type sender struct {
 	keys   *agent.Client
 	client *msl.Client
 	store  *msl.FileStore
+	hangUp func() // ends connections that are not in use
 }
 
 func newSender(ctx context.Context, cfg *config) (*sender, error) {
@@ -168,6 +170,9 @@ func newSender(ctx context.Context, cfg *config) (*sender, error) {
 		return nil, err
 	}
 	s := &sender{}
+	if t, ok := transport.(*msl.StreamTransport); ok {
+		s.hangUp = t.CloseIdle
+	}
 	var store msl.Store
 	if cfg.Send.Store != "" {
 		if s.store, err = msl.OpenFileStore(cfg.path(cfg.Send.Store)); err != nil {
@@ -201,17 +206,12 @@ func newSender(ctx context.Context, cfg *config) (*sender, error) {
 	return s, nil
 }
 
-// newHTTPClient keeps its connections, and reads and writes a usual message at once.
-func newHTTPClient() *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 1024, IdleConnTimeout: time.Minute,
-		DisableCompression: true, ReadBufferSize: 16 << 10, WriteBufferSize: 16 << 10,
-	}}
-}
-
 func (s *sender) close() {
 	if s.client != nil {
 		s.client.Close()
+	}
+	if s.hangUp != nil {
+		s.hangUp()
 	}
 	if s.keys != nil {
 		s.keys.Close()

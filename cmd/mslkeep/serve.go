@@ -12,13 +12,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/mslkeep/mslkeep/agent"
@@ -27,19 +24,21 @@ import (
 
 const serveUsage = `Usage: mslkeep serve --config FILE [FLAGS]
 
-Answers MSL messages that are posted over HTTP, or come over connections of their own: echoes their data, or hands it to an HTTP service and
-answers with what that says. The service sees the sender in the headers MSL-Entity and MSL-User.
+Answers MSL messages that come over HTTP, WebSockets, TCP or unix sockets: echoes their data, or hands it to
+an HTTP service and answers with what that says. The service sees the sender in the headers MSL-Entity and
+MSL-User.
 
-Example:
+Examples:
   mslkeep serve --config serve.toml --upstream http://127.0.0.1:9000/
+  mslkeep serve --config serve.toml --listen http://127.0.0.1:8080,ws://127.0.0.1:8081,tcp://127.0.0.1:8082
 `
-
-// shutdownTime is how long requests may take to end after a signal.
-const shutdownTime = 10 * time.Second
 
 // serveConfig is the section [serve].
 type serveConfig struct {
-	Listen          string       `toml:"listen"`
+	Listen          textList     `toml:"listen"`
+	IdleTimeout     duration     `toml:"idle-timeout"`
+	MaxConns        int          `toml:"max-connections"`
+	Origins         []string     `toml:"websocket-origins"`
 	Upstream        string       `toml:"upstream"`
 	UserSchemes     []string     `toml:"user-schemes"`
 	ProvisionPrefix string       `toml:"provision-prefix"`
@@ -49,7 +48,8 @@ type serveConfig struct {
 func serve(ctx context.Context, c *cli, args []string) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	path := flags.String("config", "", "configuration `file`")
-	listen := flags.String("listen", "", "`address` to listen on, instead of the file's")
+	var listen textList
+	flags.Func("listen", "`URL` to listen on, instead of the file's; HOST:PORT means HTTP; repeat for more", addList(&listen))
 	upstream := flags.String("upstream", "", "`URL` of the HTTP service, instead of the file's")
 	printExample := flags.Bool("example", false, "print a configuration that explains every field, and exit")
 	asJSON := flags.Bool("json", false, "say in JSON on standard output where the server listens")
@@ -69,8 +69,8 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	if *listen != "" {
-		cfg.Serve.Listen = *listen
+	if listen != nil {
+		cfg.Serve.Listen = listen
 	}
 	if *upstream != "" {
 		cfg.Serve.Upstream = *upstream
@@ -104,11 +104,11 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
-	listener, url, err := listenOn(cfg)
+	doors, err := listenOn(cfg)
 	if err != nil {
 		return err
 	}
-	defer listener.Close()
+	defer closeAll(doors)
 	keys, err := cfg.connect(ctx)
 	if err != nil {
 		return err
@@ -127,77 +127,20 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	}
 	log := slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: level}))
 	server.Failed = func(err error) { log.Debug("message failed", "error", err) }
-	if err := ready(c, url, keys, *asJSON); err != nil {
+	server.IdleTimeout, server.MaxConns, server.Grace = time.Duration(cfg.Serve.IdleTimeout), cfg.Serve.MaxConns, shutdownTime
+	if err := ready(c, urls(doors), keys, *asJSON); err != nil {
 		return err
 	}
-	if _, _, stream := streamAddress(url); stream {
-		return serveStreams(ctx, listener, server, log)
-	}
-	return serveHTTP(ctx, listener, server, log)
+	return cfg.serveAll(ctx, doors, server, log)
 }
 
 // ready says on standard output that the server answers from now on, and where.
-func ready(c *cli, url string, keys *agent.Client, asJSON bool) error {
+func ready(c *cli, urls []string, keys *agent.Client, asJSON bool) error {
 	if asJSON {
-		return json.NewEncoder(c.out).Encode(map[string]any{"url": url, "agent_pid": keys.PID()})
+		return json.NewEncoder(c.out).Encode(map[string]any{"url": urls[0], "urls": urls, "agent_pid": keys.PID()})
 	}
-	_, err := fmt.Fprintf(c.out, "serving %s, key agent is process %d\n", url, keys.PID())
+	_, err := fmt.Fprintf(c.out, "serving %s, key agent is process %d\n", strings.Join(urls, ", "), keys.PID())
 	return err
-}
-
-// serveHTTP serves until ctx ends, then lets requests finish.
-func serveHTTP(ctx context.Context, listener net.Listener, h http.Handler, log *slog.Logger) error {
-	s := newHTTPServer(h)
-	s.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(listener) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-	}
-	log.Info("stopping")
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
-	defer cancel()
-	err := s.Shutdown(stop)
-	if err != nil {
-		s.Close()
-	}
-	<-done
-	return err
-}
-
-// newHTTPServer bounds what clients may do to a server.
-func newHTTPServer(h http.Handler) *http.Server {
-	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
-}
-
-// listenOn returns a listener, and the URL that leads to it.
-func listenOn(c *config) (net.Listener, string, error) {
-	address := c.Serve.Listen
-	network, at, stream := streamAddress(address)
-	switch {
-	case address == "":
-		return nil, "", configError(errors.New("there is no address to listen on"), "set listen in [serve], or --listen")
-	case !stream && c.MSL.PeerToPeer:
-		return nil, "", configError(errors.New("HTTP cannot carry messages between peers"), "listen on tcp://HOST:PORT or unix:PATH")
-	case !stream:
-		network, at = "tcp", address
-	case network == "unix":
-		at = c.path(at)
-	}
-	l, err := net.Listen(network, at)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, "", &exitError{exitFailure, fmt.Errorf("%s is taken by another process", address), "choose another with --listen"}
-	case err != nil:
-		return nil, "", err
-	case !stream:
-		return l, "http://" + l.Addr().String() + "/", nil
-	case network == "unix":
-		return l, "unix:" + at, nil
-	}
-	return l, "tcp://" + l.Addr().String(), nil
 }
 
 // newHandler echoes, or forwards to a service.
