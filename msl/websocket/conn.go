@@ -29,7 +29,7 @@ type conn struct {
 
 	deadline atomic.Pointer[time.Time] // for writing
 	ended    atomic.Pointer[error]     // why nothing more is read
-	pending  atomic.Bool               // data that was not read yet
+	unread   atomic.Int64              // bytes that have come and wait to be read
 	writing  atomic.Int32
 	moves    atomic.Int64 // counts what was read and written
 
@@ -67,11 +67,10 @@ func (c *conn) pump() {
 			n, err = frame.Read(buf)
 			if n > 0 {
 				c.moves.Add(1)
-				c.pending.Store(true)
+				c.unread.Add(int64(n))
 				if _, failed := c.far.Write(buf[:n]); failed != nil {
 					err = failed // closed on this side
 				}
-				c.pending.Store(false)
 			}
 		}
 		if err == io.EOF { // of the frame
@@ -88,6 +87,7 @@ func (c *conn) pump() {
 
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
+	c.unread.Add(-int64(n))
 	if err == io.EOF {
 		if why := c.ended.Load(); why != nil {
 			err = *why
@@ -134,7 +134,7 @@ func (c *conn) SetDeadline(t time.Time) error {
 
 // Idle and KeepsAlive are what a StreamTransport and a Server ask for.
 
-func (c *conn) Idle() bool       { return c.ended.Load() == nil && !c.pending.Load() }
+func (c *conn) Idle() bool       { return c.ended.Load() == nil && c.unread.Load() == 0 }
 func (c *conn) KeepsAlive() bool { return true }
 
 // lookAfter asks the peer whether it is there, if nothing has shown that. While this side has not read what came, a pong
@@ -146,7 +146,7 @@ func (c *conn) lookAfter() {
 		}
 	}()
 	moves := c.moves.Load()
-	busy := func() bool { return c.pending.Load() || c.writing.Load() > 0 || c.moves.Load() != moves }
+	busy := func() bool { return c.unread.Load() > 0 || c.writing.Load() > 0 || c.moves.Load() != moves }
 	if busy() {
 		return
 	}
