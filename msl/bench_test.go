@@ -98,7 +98,7 @@ func BenchmarkEcho(b *testing.B) {
 					if transport == "HTTP" {
 						s := httptest.NewServer(w.server)
 						defer s.Close()
-						t = &msl.HTTPTransport{URL: s.URL, Client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}}}
+						t = &msl.HTTPTransport{URL: s.URL, RoundTripper: &http.Transport{MaxIdleConnsPerHost: 256}}
 					}
 					client, err := msl.NewClient(w.client, keys[1], t, nil)
 					if err != nil {

@@ -19,31 +19,38 @@ import (
 const maxBuffered = 64 << 10
 
 // HTTPTransport carries exchanges over HTTP: the message is the body of a POST, the answer that of a
-// response with status 200 (§8.12). A small message goes out as one body of known length; a larger or
-// flushed one is streamed.
+// response with status 200 (§8.12). Redirections are not followed. A small message goes out as one body of known
+// length; a larger or flushed one is streamed.
 type HTTPTransport struct {
 	// URL is where messages are posted.
 	URL string
-	// Client sends the requests. Nil means http.DefaultClient, whose transport keeps only two idle
-	// connections to a host: busy callers should raise MaxIdleConnsPerHost.
-	Client *http.Client
+	// RoundTripper sends the requests. Nil means http.DefaultTransport, which keeps only two idle connections to a
+	// host: busy callers should raise MaxIdleConnsPerHost.
+	RoundTripper http.RoundTripper
+
+	once   sync.Once
+	target *http.Request // what all requests have in common
+	err    error
 }
 
 // Open starts an exchange. Nothing is sent before the message is complete or flushed.
 func (t *HTTPTransport) Open(ctx context.Context) (Exchange, error) {
-	client := t.Client
-	if client == nil {
-		client = http.DefaultClient
+	t.once.Do(func() {
+		if t.target, t.err = http.NewRequest(http.MethodPost, t.URL, nil); t.err == nil {
+			t.target.Header["Content-Type"] = contentType
+		}
+	})
+	if t.err != nil {
+		return nil, t.err
 	}
-	return &httpExchange{ctx: ctx, url: t.URL, client: client, answered: make(chan struct{})}, nil
+	return &httpExchange{ctx: ctx, transport: t, answered: make(chan struct{})}, nil
 }
 
 // httpExchange is one POST. The writing side owns buf until it is posted, and is alone to set pipe and cancel; the
 // fields of the answer are written before answered is closed, and read after.
 type httpExchange struct {
-	ctx    context.Context
-	url    string
-	client *http.Client
+	ctx       context.Context
+	transport *HTTPTransport
 
 	buf []byte
 
@@ -112,9 +119,7 @@ func (x *httpExchange) CloseWrite() error {
 	if err := x.begin(nil, nil); err != nil {
 		return err
 	}
-	// net/http sends head and body together if it knows the type of the body. It does not say when it is done
-	// with it, which may be after the answer, so the memory of buf is not used again.
-	x.post(x.ctx, bytes.NewReader(x.buf))
+	x.post(x.ctx, nil)
 	return x.err
 }
 
@@ -144,16 +149,24 @@ func (x *httpExchange) abort() {
 	}
 }
 
-// post sends the request and waits for the head of the answer.
-func (x *httpExchange) post(ctx context.Context, body io.Reader) {
+// post sends the request and waits for the head of the answer. The body is what stream gives or, if that is nil, buf.
+func (x *httpExchange) post(ctx context.Context, stream io.ReadCloser) {
 	defer close(x.answered)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, x.url, body)
-	if err != nil {
-		x.err = err
-		return
+	t := x.transport
+	req := t.target.WithContext(ctx)
+	req.Body, req.ContentLength = stream, -1
+	if stream == nil {
+		// net/http sends head and body together if it knows the type of the body. It does not say when it is done
+		// with it, which may be after the answer, so the memory of buf is not used again.
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.buf)), nil }
+		req.Body, _ = req.GetBody()
+		req.ContentLength = int64(len(x.buf))
 	}
-	req.Header["Content-Type"] = contentType
-	resp, err := x.client.Do(req)
+	rt := t.RoundTripper
+	if rt == nil {
+		rt = http.DefaultTransport
+	}
+	resp, err := rt.RoundTrip(req)
 	if err != nil {
 		x.err = err
 		return

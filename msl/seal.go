@@ -23,8 +23,8 @@ func (w *MessageWriter) chunk(end bool) job {
 	return job{payload: p}
 }
 
-// start begins to seal, after making room among the jobs in flight. A job that ends its message, or
-// is alone, is done at once by finish; others run beside the caller.
+// start begins to seal, after making room among the jobs in flight. A job that is alone, and has no other to
+// wait for, is done at once; others run beside the caller.
 func (w *MessageWriter) start(j job) {
 	if w.err != nil {
 		return
@@ -36,13 +36,12 @@ func (w *MessageWriter) start(j job) {
 			return
 		}
 	}
-	done := make(chan sealed, 1)
-	w.inFlight = append(w.inFlight, done)
-	alone := len(w.inFlight) == 1 && (j.payload == nil || j.payload.End || len(j.payload.Data) < w.m.chunkSize)
-	if alone {
-		done <- w.seal(j)
+	if len(w.inFlight) == 0 && (j.payload == nil || j.payload.End || len(j.payload.Data) < w.m.chunkSize) {
+		w.write(w.seal(j)) // is alone
 		return
 	}
+	done := make(chan sealed, 1)
+	w.inFlight = append(w.inFlight, done)
 	if w.cancel == nil {
 		w.ctx, w.cancel = context.WithCancel(w.ctx)
 	}
@@ -59,6 +58,11 @@ func (w *MessageWriter) finish() {
 func (w *MessageWriter) writeOldest() {
 	s := <-w.inFlight[0]
 	w.inFlight = w.inFlight[1:]
+	w.write(s)
+}
+
+// write gives what was sealed to the connection.
+func (w *MessageWriter) write(s sealed) {
 	w.spare = s.spare
 	if s.err == nil {
 		s.err = give(w.out, s.encoded)

@@ -83,9 +83,9 @@ func (c *config) transport() (msl.Transport, error) {
 	dial := dialer.DialContext
 	switch e.scheme {
 	case "h2c":
-		return &msl.HTTPTransport{URL: "http" + strings.TrimPrefix(e.url, "h2c"), Client: newHTTPClient("h2c", nil)}, nil
+		return &msl.HTTPTransport{URL: "http" + strings.TrimPrefix(e.url, "h2c"), RoundTripper: newHTTPClient("h2c", nil).Transport}, nil
 	case "http", "https":
-		return &msl.HTTPTransport{URL: e.url, Client: newHTTPClient(e.scheme, tlsConfig)}, nil
+		return &msl.HTTPTransport{URL: e.url, RoundTripper: newHTTPClient(e.scheme, tlsConfig).Transport}, nil
 	case "ws", "wss":
 		d := &websocket.Dialer{URL: e.url, Client: newHTTPClient("ws", tlsConfig)}
 		return &msl.StreamTransport{Dial: d.Dial}, nil

@@ -128,6 +128,9 @@ func appendText(dst []byte, s string) []byte {
 	const hex = "0123456789abcdef"
 	dst = append(dst, '"')
 	start, i := 0, 0
+	for i < len(s) && ' ' <= s[i] && s[i] < utf8.RuneSelf && s[i] != '"' && s[i] != '\\' && s[i] != '/' {
+		i++ // most texts are plain to their end
+	}
 	for i < len(s) {
 		c := s[i]
 		r, n := rune(c), 1
