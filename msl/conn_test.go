@@ -39,7 +39,7 @@ func (w *wire) idle() {
 	case *msl.StreamTransport:
 		t.CloseIdle()
 	case *msl.HTTPTransport:
-		t.Client.CloseIdleConnections()
+		t.RoundTripper.(*http.Transport).CloseIdleConnections()
 	}
 }
 
@@ -122,7 +122,7 @@ func (w *world) serveWeb(wire *wire) {
 		wire.transport = &msl.StreamTransport{Dial: d.Dial}
 		return
 	}
-	wire.transport = &msl.HTTPTransport{URL: s.URL, Client: client}
+	wire.transport = &msl.HTTPTransport{URL: s.URL, RoundTripper: client.Transport}
 }
 
 func (w *world) serveStream(wire *wire) {

@@ -96,7 +96,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write sends p as one or more frames.
+// Write sends p as one or more frames. If it fails, part of a frame may have been sent; that counts as a byte.
 func (c *conn) Write(p []byte) (written int, err error) {
 	ctx := context.Background()
 	if d := c.deadline.Load(); d != nil {
@@ -104,16 +104,20 @@ func (c *conn) Write(p []byte) (written int, err error) {
 		ctx, cancel = context.WithDeadline(ctx, *d)
 		defer cancel()
 	}
+	if c.ended.Load() != nil {
+		return 0, net.ErrClosed
+	}
 	c.writing.Add(1)
 	defer c.writing.Add(-1)
-	for written < len(p) && err == nil {
+	for written < len(p) {
 		frame := p[written:min(len(p), written+maxFrame)]
-		if err = c.ws.Write(ctx, websocket.MessageBinary, frame); err == nil {
-			written += len(frame)
-			c.moves.Add(1)
+		if err = c.ws.Write(ctx, websocket.MessageBinary, frame); err != nil {
+			return written + 1, err
 		}
+		written += len(frame)
+		c.moves.Add(1)
 	}
-	return written, err
+	return written, nil
 }
 
 // SetWriteDeadline sets when a Write that waits gives the connection up.
