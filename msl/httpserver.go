@@ -117,6 +117,8 @@ func (h *httpResponse) finish() error {
 // answer. Any other status becomes an error message: transient for 429 and 5xx, else a failure.
 func HTTPHandler(h http.Handler) Handler {
 	return handlerFunc(func(ctx context.Context, w *ResponseWriter, m *Message) error {
+		// Some handlers panic if they cannot complete an answer, others only if they see that there is a server.
+		ctx = context.WithValue(ctx, http.ServerContextKey, new(http.Server))
 		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "/", io.NopCloser(m))
 		if err != nil {
 			return err
@@ -128,9 +130,25 @@ func HTTPHandler(h http.Handler) Handler {
 			r.Header.Set("MSL-User", m.User)
 		}
 		answer := &httpAnswer{w: w, header: make(http.Header)}
-		h.ServeHTTP(answer, r)
-		return answer.err()
+		return errors.Join(aborted(h, answer, r), answer.err())
 	})
+}
+
+var errAborted = errors.New("msl: the HTTP handler gave up")
+
+// aborted calls a handler, and turns the panic by which it gives up into an error.
+func aborted(h http.Handler, w http.ResponseWriter, r *http.Request) (err error) {
+	defer func() {
+		switch v := recover(); v {
+		case nil:
+		case http.ErrAbortHandler:
+			err = errAborted
+		default:
+			panic(v)
+		}
+	}()
+	h.ServeHTTP(w, r)
+	return nil
 }
 
 // httpAnswer turns what an HTTP handler answers into application data.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -70,10 +71,19 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn) (err error) {
 	})()
 	defer func() {
 		if v := recover(); v != nil { // as net/http does
-			err = s.told(fmt.Errorf("msl: a handler has panicked: %v\n%s", v, debug.Stack()))
+			err = s.told(panicked(v))
 		}
 	}()
 	return c.serve(work)
+}
+
+// panicked says what happened, but not the value of a panic, which may hold data.
+func panicked(v any) error {
+	what := fmt.Sprintf("%T", v)
+	if e, ok := v.(runtime.Error); ok {
+		what = e.Error()
+	}
+	return fmt.Errorf("msl: a handler has panicked: %s\n%s", what, debug.Stack())
 }
 
 func (c *serverConn) serve(ctx context.Context) error {
