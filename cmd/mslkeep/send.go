@@ -48,16 +48,17 @@ type sendConfig struct {
 
 // sendFlags are the flags of send, and of what bench and demo send.
 type sendFlags struct {
-	config, url, file, store              string
-	count, concurrency, size, chunk       int
-	protection, compression, keyExchanges string
-	nonReplayable, requestTokens          bool
-	peerToPeer, oneWay                    bool
-	json, lines                           bool
-	user, email, passwordFile, userFrom   string
-	entity                                entityConfig
-	serviceTokens                         []string
-	timeout                               time.Duration
+	config, url, file, store            string
+	count, concurrency, size, chunk     int
+	protection, compression             string
+	network                             networkFlags
+	nonReplayable, requestTokens        bool
+	oneWay                              bool
+	json, lines                         bool
+	user, email, passwordFile, userFrom string
+	entity                              entityConfig
+	serviceTokens                       []string
+	timeout                             time.Duration
 }
 
 func (f *sendFlags) define(flags *flag.FlagSet) {
@@ -71,11 +72,10 @@ func (f *sendFlags) define(flags *flag.FlagSet) {
 	flags.IntVar(&f.chunk, "chunk-size", 0, "most `bytes` of data in one payload (default 65536)")
 	flags.StringVar(&f.protection, "protection", "encrypted", "what the data must have: encrypted, integrity, none")
 	flags.StringVar(&f.compression, "compression", "", "GZIP, LZW or NONE (default: the first that both sides have)")
-	flags.StringVar(&f.keyExchanges, "key-exchange", "", "key exchanges to offer, the preferred one first, as `SCHEME/MECHANISM,…`")
+	f.network.define(flags, "the server", "offer")
 	flags.BoolVar(&f.nonReplayable, "non-replayable", false, "the peer must accept the message at most once")
 	flags.BoolVar(&f.requestTokens, "request-tokens", false, "get a master token, and a user ID token if there is a user, first")
 	flags.BoolVar(&f.oneWay, "one-way", false, "wait for no answer")
-	flags.BoolVar(&f.peerToPeer, "peer-to-peer", false, "be a party of a peer-to-peer network")
 	flags.BoolVar(&f.json, "json", false, "print a report as JSON instead of the answer's data")
 	flags.BoolVar(&f.lines, "lines", false, "send each line of standard input as a message of its own, and print a line for each")
 	flags.StringVar(&f.user, "user", "", "local `name` of the user on whose behalf to send")
@@ -83,10 +83,7 @@ func (f *sendFlags) define(flags *flag.FlagSet) {
 	flags.StringVar(&f.passwordFile, "password-file", "", "`file` whose first line is the user's password")
 	flags.StringVar(&f.userFrom, "user-from", "", "`file`, a --store of before, whose user ID token authenticates the user instead of a password")
 	f.entity.define(flags)
-	flags.Func("service-token", "add a service token `NAME=DATA`; NAME may end in @entity or @user to bind it; repeat for more", func(s string) error {
-		f.serviceTokens = append(f.serviceTokens, s)
-		return nil
-	})
+	defineServiceTokens(flags, &f.serviceTokens)
 	flags.DurationVar(&f.timeout, "timeout", 30*time.Second, "give up on a message after this `time`")
 }
 
@@ -142,10 +139,7 @@ func (f *sendFlags) override(cfg *config) error {
 			*o.to = o.from
 		}
 	}
-	if f.keyExchanges != "" {
-		cfg.MSL.KeyExchanges = strings.Split(f.keyExchanges, ",")
-	}
-	cfg.MSL.PeerToPeer = cfg.MSL.PeerToPeer || f.peerToPeer
+	f.network.override(cfg)
 	return f.entity.override(cfg)
 }
 
@@ -236,23 +230,12 @@ func (f *sendFlags) request(c *cli, cfg *config, args []string) (*msl.Request, e
 	default:
 		return nil, usageError("--protection %q is not encrypted, integrity or none", f.protection)
 	}
-	switch f.compression {
-	case "", "NONE", msl.GZIP, msl.LZW:
-	default:
-		return nil, usageError("--compression %q is not GZIP, LZW or NONE", f.compression)
+	if err := checkCompression(f.compression); err != nil {
+		return nil, err
 	}
-	if f.serviceTokens != nil && len(cfg.MSL.ServiceTokenKeys) == 0 {
-		return nil, configError(errors.New("there is no key for service tokens"), "set service-token-keys in [msl]")
-	}
-	for _, s := range f.serviceTokens {
-		name, data, ok := strings.Cut(s, "=")
-		if !ok {
-			return nil, usageError("--service-token %q has no =", s)
-		}
-		t := msl.NewServiceToken{Encrypt: true, Data: []byte(data)}
-		name, t.BoundToUser = strings.CutSuffix(name, "@user")
-		t.Name, t.BoundToEntity = strings.CutSuffix(name, "@entity")
-		r.ServiceTokens = append(r.ServiceTokens, t)
+	var err error
+	if r.ServiceTokens, err = newServiceTokens(cfg, f.serviceTokens); err != nil {
+		return nil, err
 	}
 	switch {
 	case f.size > 0:

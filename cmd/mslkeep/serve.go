@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -30,6 +29,7 @@ MSL-User.
 
 Examples:
   mslkeep serve --config serve.toml --upstream http://127.0.0.1:9000/
+  mslkeep serve --config serve.toml --key-exchange JWE_LADDER/WRAP,JWE_LADDER/PSK --master-token-renewal 1m
   mslkeep serve --config serve.toml --listen http://127.0.0.1:8080,ws://127.0.0.1:8081,tcp://127.0.0.1:8082
 `
 
@@ -47,46 +47,20 @@ type serveConfig struct {
 
 func serve(ctx context.Context, c *cli, args []string) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
-	path := flags.String("config", "", "configuration `file`")
-	var listen textList
-	flags.Func("listen", "`URL` to listen on, instead of the file's; HOST:PORT means HTTP; repeat for more", addList(&listen))
-	upstream := flags.String("upstream", "", "`URL` of the HTTP service, instead of the file's")
-	printExample := flags.Bool("example", false, "print a configuration that explains every field, and exit")
-	asJSON := flags.Bool("json", false, "say in JSON on standard output where the server listens")
-	entitySchemes := flags.String("entity-schemes", "", "how clients may authenticate, as `SCHEME,…`")
-	userSchemes := flags.String("user-schemes", "", "how users may authenticate, as `SCHEME,…`")
-	var entity entityConfig
-	entity.define(flags)
-	peerToPeer := flags.Bool("peer-to-peer", false, "be a party of a peer-to-peer network")
-	verbose := flags.Bool("verbose", false, "log every message that fails")
+	var f serveFlags
+	f.define(flags)
 	if err := parse(c, flags, serveUsage, args, 0); err != nil {
 		return err
 	}
-	if *printExample {
+	if f.example {
 		return example(c, "serve.toml")
 	}
-	cfg, err := loadConfig(*path)
+	cfg, err := loadConfig(f.config)
 	if err != nil {
 		return err
 	}
-	if listen != nil {
-		cfg.Serve.Listen = listen
-	}
-	if *upstream != "" {
-		cfg.Serve.Upstream = *upstream
-	}
-	cfg.MSL.PeerToPeer = cfg.MSL.PeerToPeer || *peerToPeer
-	if *entitySchemes != "" {
-		cfg.Peers.Schemes = strings.Split(*entitySchemes, ",")
-	}
-	if *userSchemes != "" {
-		cfg.Serve.UserSchemes = strings.Split(*userSchemes, ",")
-	}
-	if err := entity.override(cfg); err != nil {
+	if err := f.override(cfg); err != nil {
 		return err
-	}
-	if cfg.Entity.ProtectedBy != "" {
-		return configError(errors.New("[entity] has protected-by"), "a server has no master token to use")
 	}
 	mslConfig, err := cfg.msl()
 	if err != nil {
@@ -104,6 +78,10 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	if err != nil {
 		return err
 	}
+	tokens, err := newServiceTokens(cfg, f.serviceTokens)
+	if err != nil {
+		return err
+	}
 	doors, err := listenOn(cfg)
 	if err != nil {
 		return err
@@ -117,18 +95,18 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	if err := cfg.checkEntity(ctx, keys, mslConfig.Entity); err != nil {
 		return err
 	}
-	server, err := msl.NewServer(mslConfig, keys, handler)
+	server, err := msl.NewServer(mslConfig, keys, &answering{handler, f.compression, tokens})
 	if err != nil {
 		return configError(err, "")
 	}
 	level := slog.LevelInfo
-	if *verbose {
+	if f.verbose {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: level}))
 	server.Failed = func(err error) { log.Debug("message failed", "error", err) }
 	server.IdleTimeout, server.MaxConns, server.Grace = time.Duration(cfg.Serve.IdleTimeout), cfg.Serve.MaxConns, shutdownTime
-	if err := ready(c, urls(doors), keys, *asJSON); err != nil {
+	if err := ready(c, urls(doors), keys, f.json); err != nil {
 		return err
 	}
 	return cfg.serveAll(ctx, doors, server, log)
