@@ -32,30 +32,38 @@ type loadTest struct {
 	failed  atomic.Int64 // messages that failed as they may
 }
 
-func startLoad(t *testing.T, device string) *loadTest {
-	t.Helper()
-	w := newWorld(t)
-	l := &loadTest{t: t, server: w.serve()}
+// newSender returns a sender in this process, with an agent of its own.
+func (w *world) newSender(device, url string) *sender {
+	w.t.Helper()
 	cfg, err := loadConfig(w.path(device, "send.toml"))
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	cfg.log = new(lines)
-	cfg.Send.URL = l.server.url
+	cfg.Send.URL = url
 	cfg.Agent.Binary = filepath.Join(binaries, "mslkeep-agent")
 	if cfg.Agent.SHA256, err = sum(cfg.Agent.Binary); err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	if l.sender, err = newSender(t.Context(), cfg); err != nil {
-		t.Fatal(err)
+	s, err := newSender(w.t.Context(), cfg)
+	if err != nil {
+		w.t.Fatal(err)
 	}
+	w.t.Cleanup(s.close)
+	return s
+}
+
+func startLoad(t *testing.T, device, listen string) *loadTest {
+	t.Helper()
+	w := newWorld(t)
+	l := &loadTest{t: t, server: w.serve("--listen", listen)}
+	l.sender = w.newSender(device, l.server.url)
 	for range 64 {
 		l.running.Go(l.run)
 	}
 	t.Cleanup(func() {
 		l.stop.Store(true)
 		l.running.Wait()
-		l.sender.close()
 		t.Logf("%d messages answered, %d failed", l.good.Load(), l.failed.Load())
 	})
 	l.proceed()
@@ -125,9 +133,9 @@ func (l *loadTest) crashes(agent func() int) {
 }
 
 func TestServersAgentKilled(t *testing.T) {
-	for _, device := range []string{"device-1", "device-2"} {
+	for device, listen := range map[string]string{"device-1": "http://127.0.0.1:0", "device-2": "tcp://127.0.0.1:0"} {
 		t.Run(device, func(t *testing.T) {
-			l := startLoad(t, device)
+			l := startLoad(t, device, listen)
 			l.crashes(func() int {
 				pid, err := childAgent(l.server.pid())
 				if err != nil {
@@ -140,9 +148,9 @@ func TestServersAgentKilled(t *testing.T) {
 }
 
 func TestClientsAgentKilled(t *testing.T) {
-	for _, device := range []string{"device-1", "device-2"} {
+	for device, listen := range map[string]string{"device-1": "ws://127.0.0.1:0", "device-2": "http://127.0.0.1:0"} {
 		t.Run(device, func(t *testing.T) {
-			l := startLoad(t, device)
+			l := startLoad(t, device, listen)
 			l.crashes(l.sender.keys.PID)
 		})
 	}
