@@ -193,7 +193,7 @@ func parseOuterHeader(mem *mslenc.Arena, o mslenc.Object, entity func(fields) (E
 		}
 	}
 	if f.has("mastertoken") {
-		if h.master, err = cache.parse(f.object("mastertoken", "master token")); err != nil {
+		if h.master, err = cache.parse(&f, "mastertoken", "master token"); err != nil {
 			return nil, err
 		}
 	}

@@ -26,6 +26,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header()["Content-Type"] = contentType
+	w.Header()["Date"] = nil // MSL has its own clock (§8.7)
 	out := &httpResponse{w: w}
 	err := s.serveBody(r, out)
 	switch {

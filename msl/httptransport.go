@@ -38,6 +38,7 @@ func (t *HTTPTransport) Open(ctx context.Context) (Exchange, error) {
 	t.once.Do(func() {
 		if t.target, t.err = http.NewRequest(http.MethodPost, t.URL, nil); t.err == nil {
 			t.target.Header["Content-Type"] = contentType
+			t.target.Header["User-Agent"] = []string{""} // none
 		}
 	})
 	if t.err != nil {

@@ -40,17 +40,17 @@ type knownCapabilities struct {
 
 func newTokenCache() *tokenCache { return &tokenCache{seed: maphash.MakeSeed()} }
 
-// parse is parseMasterToken with memory. A nil cache has none.
-func (c *tokenCache) parse(f fields) (*MasterToken, error) {
+// parse reads a member of f that is a master token. A nil cache has no memory.
+func (c *tokenCache) parse(f *fields, name, what string) (*MasterToken, error) {
 	if c == nil || f.err != nil {
-		return parseMasterToken(f)
+		return parseMasterToken(f.object(name, what))
 	}
-	encoded := f.obj.Encoding()
+	encoded := f.obj.Value(name)
 	slot := &c.slots[maphash.Bytes(c.seed, encoded)%uint64(len(c.slots))]
 	if t := slot.Load(); t != nil && bytes.Equal(t.encoded, encoded) {
 		return t, nil
 	}
-	t, err := parseMasterToken(f)
+	t, err := parseMasterToken(f.object(name, what))
 	if err != nil {
 		return nil, err
 	}
@@ -58,20 +58,26 @@ func (c *tokenCache) parse(f fields) (*MasterToken, error) {
 	return t, nil
 }
 
-// parseCapabilities is the function of that name with memory.
-func (c *tokenCache) parseCapabilities(o mslenc.Object) (*Capabilities, error) {
-	if c == nil {
-		return parseCapabilities(o)
+// parseCapabilities reads the member of f that is capabilities.
+func (c *tokenCache) parseCapabilities(f *fields) *Capabilities {
+	raw := f.obj.Value("capabilities")
+	if c != nil {
+		if k := c.capabilities.Load(); k != nil && bytes.Equal(k.raw, raw) {
+			return k.Capabilities
+		}
 	}
-	if k := c.capabilities.Load(); k != nil && bytes.Equal(k.raw, o.Encoding()) {
-		return k.Capabilities, nil
+	o, err := f.obj.Object("capabilities")
+	f.note(err)
+	if f.err != nil {
+		return nil
 	}
 	parsed, err := parseCapabilities(o)
-	if err == nil {
+	f.note(err)
+	if err == nil && c != nil {
 		parsed = parsed.ready()
-		c.capabilities.Store(&knownCapabilities{bytes.Clone(o.Encoding()), parsed})
+		c.capabilities.Store(&knownCapabilities{bytes.Clone(raw), parsed})
 	}
-	return parsed, err
+	return parsed
 }
 
 // Encoding returns the token as it travels.

@@ -124,7 +124,7 @@ func (o *opener) readServiceTokens(ctx context.Context, objects []mslenc.Object,
 // there is nothing to open but service tokens.
 func (o *opener) readPeerTokens(ctx context.Context, m *Message, f *fields) (err error) {
 	if f.has("peermastertoken") {
-		if m.PeerMasterToken, err = o.cache.parse(f.object("peermastertoken", "peer master token")); err != nil {
+		if m.PeerMasterToken, err = o.cache.parse(f, "peermastertoken", "peer master token"); err != nil {
 			return err
 		}
 	}
@@ -186,12 +186,7 @@ func readRest(m *Message, f *fields, cache *tokenCache) error {
 	}
 	m.NonReplayableID = nonReplayable
 	if f.has("capabilities") {
-		o, err := f.obj.Object("capabilities")
-		f.note(err)
-		if f.err == nil {
-			m.Capabilities, err = cache.parseCapabilities(o)
-			f.note(err)
-		}
+		m.Capabilities = cache.parseCapabilities(f)
 	}
 	for _, object := range f.objects("keyrequestdata", m.limits.Requests) {
 		r, err := parseKeyRequest(object)

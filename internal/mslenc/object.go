@@ -82,6 +82,14 @@ func (o Object) Members() iter.Seq2[string, []byte] {
 	}
 }
 
+// Value returns the exact bytes of a member's value, or nil if there is no such member. They are not a copy.
+func (o Object) Value(name string) []byte {
+	if e := o.find(name); e != nil {
+		return o.raw[e.value:e.valueEnd:e.valueEnd]
+	}
+	return nil
+}
+
 func (o Object) find(name string) *entry {
 	for i := range o.members {
 		e := &o.members[i]

@@ -31,8 +31,7 @@ type Client struct {
 
 	out      *outbox // its lock also guards all below
 	coder    coder
-	calls    map[uint64]pending
-	lastID   uint64
+	calls    callTable
 	room     room
 	queue    []*admission // callers that wait for room
 	sweeping bool
@@ -43,6 +42,7 @@ type Client struct {
 // A pending request occupies its room until the agent has answered it, even when its caller has left,
 // in which case call is nil.
 type pending struct {
+	id      uint64
 	call    *call
 	size    int
 	expires time.Time // zero if the caller's context has a deadline
@@ -70,7 +70,7 @@ func NewClient(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
 	o = o.withDefaults()
 	stream := newStream(conn)
 	c := &Client{stream: stream, opts: o, frames: newFrameReader(stream, o.MaxFrame, &recycled), out: &outbox{stream: stream},
-		calls: make(map[uint64]pending), done: make(chan struct{})}
+		done: make(chan struct{})}
 	c.idle.New = func() any { return &call{done: make(chan struct{}, 1)} }
 	if err := c.greet(ctx); err != nil {
 		stream.Close()
@@ -211,9 +211,7 @@ func (c *Client) send(ctx context.Context, k *call, req Request, size int) (id u
 		c.out.Unlock()
 		return 0, false, err
 	}
-	c.lastID++
-	id = c.lastID
-	c.calls[id] = pending{call: k, size: size, expires: expires}
+	id = c.calls.add(pending{call: k, size: size, expires: expires})
 	// Who flushes does not return before the frame was written, or copied.
 	c.out.frame(&c.coder, id, c.millis(ctx), req, size-headerSize-deadlineSize, !c.out.flushing)
 	if !c.sweeping && !expires.IsZero() {
@@ -267,18 +265,19 @@ func (c *Client) deliver(f frame) error {
 	f.body = f.keep()
 	c.out.Lock()
 	defer c.out.Unlock()
-	p, ok := c.calls[f.id]
-	if !ok {
+	p := c.calls.find(f.id)
+	if p == nil {
 		if c.err != nil {
 			return c.err
 		}
 		return errProtocol
 	}
-	delete(c.calls, f.id)
-	c.release(p.size)
-	if p.call != nil {
-		p.call.frame = f
-		p.call.done <- struct{}{}
+	k, size := p.call, p.size
+	c.calls.remove(p)
+	c.release(size)
+	if k != nil {
+		k.frame = f
+		k.done <- struct{}{}
 	}
 	return nil
 }
@@ -286,15 +285,15 @@ func (c *Client) deliver(f frame) error {
 // abandon gives up a call. Its request keeps its room until it is answered.
 func (c *Client) abandon(id uint64, k *call) {
 	c.out.Lock()
-	p, waits := c.calls[id]
-	if !waits || p.call != k { // answered, or failed, at the last moment
+	p := c.calls.find(id)
+	if p == nil || p.call != k { // answered, or failed, at the last moment
 		c.out.Unlock()
 		<-k.done
 		k.frame, k.err = frame{}, nil
 		c.idle.Put(k)
 		return
 	}
-	c.disown(id, p)
+	c.disown(p)
 	flush := c.out.claim()
 	c.out.Unlock()
 	c.idle.Put(k)
@@ -304,10 +303,9 @@ func (c *Client) abandon(id uint64, k *call) {
 }
 
 // disown is called with the lock.
-func (c *Client) disown(id uint64, p pending) {
+func (c *Client) disown(p *pending) {
 	p.call = nil
-	c.calls[id] = p
-	c.out.buf = appendCancel(c.out.buf, id)
+	c.out.buf = appendCancel(c.out.buf, p.id)
 }
 
 // sweep gives up the calls whose context has no deadline when their time is over. One timer for all of
@@ -315,15 +313,16 @@ func (c *Client) disown(id uint64, p pending) {
 func (c *Client) sweep() {
 	c.out.Lock()
 	now, more := time.Now(), false
-	for id, p := range c.calls {
+	for i := range c.calls.slots {
+		p := &c.calls.slots[i]
 		switch {
-		case p.call == nil || p.expires.IsZero():
+		case p.call == nil || p.expires.IsZero(): // a vacant slot has no call, either
 		case p.expires.After(now):
 			more = true
 		default:
 			p.call.err = Fail(Canceled, "no answer in time")
 			p.call.done <- struct{}{}
-			c.disown(id, p)
+			c.disown(p)
 		}
 	}
 	c.sweeping = more && c.err == nil
@@ -348,13 +347,13 @@ func (c *Client) fail(err error) {
 	close(c.done)
 	c.stream.shut()
 	c.sweeper.Stop()
-	for id, p := range c.calls {
+	for _, p := range c.calls.slots {
 		if p.call != nil {
 			p.call.err = errLost
 			p.call.done <- struct{}{}
 		}
-		delete(c.calls, id)
 	}
+	c.calls = callTable{last: c.calls.last}
 	for _, a := range c.queue {
 		close(a.ready)
 	}

@@ -202,7 +202,12 @@ func (c *coder) text(p *string) {
 func list[T any](c *coder, p *[]T, least int, element func(*coder, *T)) {
 	n := c.length(len(*p), maxItems, least)
 	if c.mode == decoding && n > 0 {
-		*p = make([]T, n)
+		if n <= cap(*p) { // of a message that is used again
+			*p = (*p)[:n]
+			clear(*p)
+		} else {
+			*p = make([]T, n)
+		}
 	}
 	for i := range *p {
 		element(c, &(*p)[i])

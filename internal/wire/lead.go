@@ -43,7 +43,7 @@ type turns struct {
 // enter is called with the lock, after a request was added. It returns true if its caller is to read.
 func (c *Client) enter(size int) bool {
 	t := &c.turns
-	if len(c.calls) > 1 {
+	if c.calls.len() > 1 {
 		t.alone = 0
 	}
 	switch {
@@ -94,7 +94,7 @@ func (c *Client) lead(ctx context.Context, k *call) {
 func (c *Client) leave() {
 	t := &c.turns
 	t.reader = nobody
-	if len(c.calls) > 0 || t.missed {
+	if c.calls.len() > 0 || t.missed {
 		t.reader = watching
 		t.socket.listen(true)
 	}
@@ -146,7 +146,7 @@ func (c *Client) turn() error {
 	}
 	c.out.Lock()
 	defer c.out.Unlock()
-	if len(c.calls) == 0 {
+	if c.calls.len() == 0 {
 		if t.alone++; t.alone > calm {
 			t.socket.listen(false)
 			t.reader = nobody

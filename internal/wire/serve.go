@@ -52,8 +52,10 @@ type server struct {
 	quick  Quick  // h, or nil
 	reuser Reuser // h, or nil
 	frames *frameReader
-	socket *socket      // stream, or nil
-	batch  int          // frames that were read together
+	socket *socket     // stream, or nil
+	batch  int         // frames that were read together
+	seal   SealRequest // used again for each quick request of its kind
+	open   OpenRequest
 	busy   atomic.Int32 // goroutines of requests
 	wg     sync.WaitGroup
 
@@ -130,7 +132,8 @@ func (s *server) greet() error {
 	if err != nil {
 		return err
 	}
-	req, deadline, err := s.parse(f.code, f.body)
+	req := newRequest(f.code)
+	deadline, err := parse(req, f.body)
 	hello, ok := req.(*HelloRequest)
 	if err != nil || !ok || deadline == 0 {
 		return errProtocol
@@ -169,7 +172,8 @@ func (s *server) step(ctx context.Context) error {
 		}
 		return nil
 	}
-	req, deadline, err := s.parse(f.code, f.body)
+	req := s.request(f)
+	deadline, err := parse(req, f.body)
 	switch {
 	case req == nil:
 		s.append(frame{id: f.id}, Fail(NotSupported, "request"))
@@ -181,7 +185,8 @@ func (s *server) step(ctx context.Context) error {
 		s.append(frame{id: f.id}, s.handle(ctx, req, s.quick.HandleQuick))
 	default:
 		if f.own == nil {
-			req, _, _ = s.parse(f.code, f.keep())
+			req = newRequest(f.code)
+			_, _ = parse(req, f.keep())
 		}
 		return s.start(ctx, f, req, deadline)
 	}
@@ -194,17 +199,29 @@ func (s *server) isQuick(req Request) (quick bool) {
 	return s.quick != nil && s.quick.Quick(req)
 }
 
-// parse returns a nil request if there is none with that code.
-func (s *server) parse(code uint8, body []byte) (req Request, deadline uint32, err error) {
-	req = newRequest(code)
+// request returns a request of the frame's kind, or nil. One that is to be quick was used before.
+func (s *server) request(f frame) Request {
+	switch {
+	case f.own == nil && f.code == sealRequest:
+		s.seal = SealRequest{Plain: s.seal.Plain[:0]}
+		return &s.seal
+	case f.own == nil && f.code == openRequest:
+		s.open = OpenRequest{Parts: s.open.Parts[:0]}
+		return &s.open
+	}
+	return newRequest(f.code)
+}
+
+// parse fills a request, which is nil if there is none with its code.
+func parse(req Request, body []byte) (deadline uint32, err error) {
 	if req == nil || len(body) < deadlineSize {
-		return req, 0, Fail(Malformed, "request")
+		return 0, Fail(Malformed, "request")
 	}
 	var c coder
 	if !c.decode(body[deadlineSize:], req) {
-		return req, 0, Fail(Malformed, "request")
+		return 0, Fail(Malformed, "request")
 	}
-	return req, binary.BigEndian.Uint32(body), nil
+	return binary.BigEndian.Uint32(body), nil
 }
 
 // start handles a request in a goroutine of its own.
