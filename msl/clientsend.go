@@ -157,12 +157,14 @@ func (x *exchange) header(ctx context.Context) (*headerData, error) {
 	return h, x.addServiceTokens(ctx, h)
 }
 
-// begin makes a key request for every exchange that the configuration names, once.
+// begin makes a key request for every exchange that the configuration names, once. Those for which this side lacks
+// pre-shared keys are left out, if others are left: a party that answers names what it accepts, too.
 func (x *exchange) begin(ctx context.Context) error {
 	if x.pending != nil {
 		return nil
 	}
 	c := x.client
+	var lacking error
 	for _, k := range c.config.keyExchanges() {
 		var previous CryptoContext
 		if k.continues() {
@@ -176,14 +178,23 @@ func (x *exchange) begin(ctx context.Context) error {
 			continue // the session came from another kind of exchange
 		}
 		if err != nil {
-			return custodyError(err, InternalException, "key request")
+			f := failureOf(err)
+			err = custodyError(err, InternalException, "key request")
+			if k.preShared() && (f == NoSuchKey || f == NotSupported) {
+				lacking = err
+				continue
+			}
+			return err
 		}
 		x.pending = append(x.pending, &pendingRequest{k.Scheme, p})
 	}
-	if x.pending == nil {
-		return errors.New("msl: a key exchange is needed, but the configuration names none that is possible now")
+	switch {
+	case x.pending != nil:
+		return nil
+	case lacking != nil:
+		return lacking
 	}
-	return nil
+	return errors.New("msl: a key exchange is needed, but the configuration names none that is possible now")
 }
 
 // addServiceTokens adds the tokens that the client keeps for this message, then the request's own, which

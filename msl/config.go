@@ -111,7 +111,8 @@ type Limits struct {
 // JWE_RSA, JWEJS_RSA and JWK_RSA, or JWK_RSAES and RSA where the agent allows them; for SYMMETRIC_WRAPPED
 // the key id PSK; for DIFFIE_HELLMAN the parameters id of a group that the agent has; for JWE_LADDER and
 // JWK_LADDER, PSK, or WRAP, which goes on from an exchange of the same scheme. A client leaves WRAP out where its
-// session came from no such exchange, and so names PSK, too.
+// session came from no such exchange, and so names PSK, too. It also leaves out what needs pre-shared keys that it does
+// not have, if others are left.
 type KeyExchange struct {
 	Scheme, Mechanism string
 }

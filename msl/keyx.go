@@ -59,6 +59,7 @@ const (
 	schemeJWKLadder         = "JWK_LADDER"
 
 	mechanismWRAP = "WRAP"
+	mechanismPSK  = "PSK"
 )
 
 // continues reports whether the exchange goes on from an earlier one.
@@ -66,12 +67,17 @@ func (k KeyExchange) continues() bool {
 	return k.Mechanism == mechanismWRAP && k.Scheme != schemeDiffieHellman
 }
 
+// preShared reports whether the exchange needs pre-shared keys.
+func (k KeyExchange) preShared() bool {
+	return k.Mechanism == mechanismPSK && k.Scheme != schemeDiffieHellman
+}
+
 var keySchemes = []keyScheme{
 	{schemeAsymmetricWrapped, "mechanism", []string{"JWE_RSA", "JWEJS_RSA", "JWK_RSA", "JWK_RSAES", "RSA"}, checkAsymmetricRequest, checkAsymmetricResponse},
-	{schemeSymmetricWrapped, "keyid", []string{"PSK"}, checkSymmetricRequest, checkSymmetricResponse},
+	{schemeSymmetricWrapped, "keyid", []string{mechanismPSK}, checkSymmetricRequest, checkSymmetricResponse},
 	{schemeDiffieHellman, "parametersid", nil, checkAgreement, checkAgreement},
-	{schemeJWELadder, "mechanism", []string{"PSK", mechanismWRAP}, checkLadderRequest, checkLadderResponse},
-	{schemeJWKLadder, "mechanism", []string{"PSK", mechanismWRAP}, checkLadderRequest, checkLadderResponse},
+	{schemeJWELadder, "mechanism", []string{mechanismPSK, mechanismWRAP}, checkLadderRequest, checkLadderResponse},
+	{schemeJWKLadder, "mechanism", []string{mechanismPSK, mechanismWRAP}, checkLadderRequest, checkLadderResponse},
 }
 
 // checkKeyExchanges finds names in the configuration that mean nothing.
@@ -90,7 +96,7 @@ func (c *Config) checkKeyExchanges() error {
 // defaultKeyExchanges are what a Config that names none offers.
 func defaultKeyExchanges(symmetric bool) []KeyExchange {
 	k := []KeyExchange{
-		{schemeSymmetricWrapped, "PSK"},
+		{schemeSymmetricWrapped, mechanismPSK},
 		{schemeAsymmetricWrapped, "JWE_RSA"}, {schemeAsymmetricWrapped, "JWK_RSA"}, {schemeAsymmetricWrapped, "JWEJS_RSA"},
 	}
 	if !symmetric {
@@ -103,8 +109,8 @@ func defaultKeyExchanges(symmetric bool) []KeyExchange {
 // anything being named. Of the ladders, WRAP is before PSK, so that a pre-shared key is used as little as possible.
 func acceptedKeyExchanges() []KeyExchange {
 	return slices.Insert(defaultKeyExchanges(true), 1,
-		KeyExchange{schemeJWELadder, mechanismWRAP}, KeyExchange{schemeJWELadder, "PSK"},
-		KeyExchange{schemeJWKLadder, mechanismWRAP}, KeyExchange{schemeJWKLadder, "PSK"})
+		KeyExchange{schemeJWELadder, mechanismWRAP}, KeyExchange{schemeJWELadder, mechanismPSK},
+		KeyExchange{schemeJWKLadder, mechanismWRAP}, KeyExchange{schemeJWKLadder, mechanismPSK})
 }
 
 // keyExchange reads the scheme and the key data that requests and responses have in common.
