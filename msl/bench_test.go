@@ -81,10 +81,10 @@ func run(b *testing.B, inFlight int, agents []*agent.Client, do func() error) {
 }
 
 // BenchmarkEcho is an echo of 1 KiB on an established session, client and server in this process,
-// without HTTP and with.
+// without a transport, over HTTP, TCP and WebSockets.
 func BenchmarkEcho(b *testing.B) {
 	text := strings.Repeat("x1y2", 256)
-	for _, transport := range []string{"memory", "HTTP"} {
+	for _, transport := range []string{"memory", "HTTP", "tcp", "ws"} {
 		for _, custody := range custodies {
 			for _, inFlight := range []int{1, 64} {
 				b.Run(fmt.Sprintf("%s/%s/%d", transport, custody.name, inFlight), func(b *testing.B) {
@@ -95,10 +95,13 @@ func BenchmarkEcho(b *testing.B) {
 					w.keys = keys[0]
 					w.newClient(nil).Close()
 					var t msl.Transport = w
-					if transport == "HTTP" {
+					switch transport {
+					case "HTTP":
 						s := httptest.NewServer(w.server)
 						defer s.Close()
 						t = &msl.HTTPTransport{URL: s.URL, RoundTripper: &http.Transport{MaxIdleConnsPerHost: 256}}
+					case "tcp", "ws":
+						t = w.newWire(transport).transport
 					}
 					client, err := msl.NewClient(w.client, keys[1], t, nil)
 					if err != nil {

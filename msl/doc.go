@@ -14,8 +14,8 @@
 //
 // A Server is an http.Handler, and [HTTPTransport] carries a Client's messages over HTTP. [HTTPHandler]
 // serves messages with an HTTP handler, and [RoundTripper] sends the requests of an http.Client as messages.
-// [StreamTransport] and [Server.ServeConn] do without HTTP, over connections of any kind. Other transports
-// implement [Transport], or call [Server.ServeExchange].
+// [StreamTransport], [Server.Serve] and [Server.ServeConn] do without HTTP, over connections of any kind, and package
+// msl/websocket makes connections of WebSockets. Other transports implement [Transport], or call [Server.ServeExchange].
 //
 // [Client.Send] sends a message that nobody answers, [ResponseWriter.Push] sends one that answers nothing, and
 // [Response.Next] reads such.

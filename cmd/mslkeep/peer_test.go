@@ -69,6 +69,9 @@ func TestPeerToPeer(t *testing.T) {
 	if out := w.send("device-2", u, "over a unix socket").ok(t); out != "over a unix socket" {
 		t.Errorf("answered %q", out)
 	}
+	if out := w.send("device-2", w.serve("--listen", "ws://127.0.0.1:0"), "over a WebSocket").ok(t); out != "over a WebSocket" {
+		t.Errorf("answered %q", out)
+	}
 	// The other kind of network, and HTTP, are refused.
 	if r := w.send("device-1", u, "--url", "http://127.0.0.1:1/", "x"); r.code == 0 || !strings.Contains(r.err, "tcp://") {
 		t.Errorf("over HTTP: %d, %s", r.code, r.err)
