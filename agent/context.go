@@ -81,11 +81,22 @@ func (k *keys) again(ctx context.Context, stale wire.Handle, seen int) (wire.Han
 
 // Seal is as msl.CryptoContext wants it.
 func (k *keys) Seal(ctx context.Context, plain [][]byte) ([]msl.Part, error) {
+	return k.SealInto(ctx, nil, plain)
+}
+
+// SealInto is Seal with small parts in the memory of buf, if that is large enough for all of them.
+func (k *keys) SealInto(ctx context.Context, buf []byte, plain [][]byte) ([]msl.Part, error) {
 	const op = "seal"
 	var reply wire.SealReply
 	err := k.with(ctx, op, func(h wire.Handle) error {
 		reply = wire.SealReply{}
-		return k.c.caller.Call(ctx, &wire.SealRequest{Context: h, Plain: plain}, &reply)
+		req := &wire.SealRequest{Context: h, Plain: plain}
+		if c, ok := k.c.caller.(interface {
+			CallInto(ctx context.Context, buf []byte, req wire.Request, reply wire.Reply) error
+		}); ok {
+			return c.CallInto(ctx, buf, req, &reply)
+		}
+		return k.c.caller.Call(ctx, req, &reply)
 	})
 	if err != nil {
 		return nil, err

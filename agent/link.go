@@ -25,6 +25,11 @@ type link struct {
 
 // Call does not repeat a request that was sent: the agent may have done what it asks.
 func (l *link) Call(ctx context.Context, req wire.Request, reply wire.Reply) error {
+	return l.CallInto(ctx, nil, req, reply)
+}
+
+// CallInto is Call with wire.Client's CallInto.
+func (l *link) CallInto(ctx context.Context, buf []byte, req wire.Request, reply wire.Reply) error {
 	for attempt := 1; ; attempt++ {
 		conn, changed, err := l.current()
 		if err != nil {
@@ -35,7 +40,7 @@ func (l *link) Call(ctx context.Context, req wire.Request, reply wire.Reply) err
 				return err
 			}
 		}
-		if err := conn.Call(ctx, req, reply); err != wire.ErrNotSent || attempt == 3 {
+		if err := conn.CallInto(ctx, buf, req, reply); err != wire.ErrNotSent || attempt == 3 {
 			return err
 		}
 	}

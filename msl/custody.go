@@ -36,12 +36,27 @@ type CryptoContext interface {
 
 // recyclePart gives memory of a part that c has sealed or opened back to c, if c can use it again.
 func recyclePart(c CryptoContext, part []byte) {
-	if s, ok := c.(*Session); ok {
-		c = s.CryptoContext
-	}
-	if r, ok := c.(interface{ Recycle(part []byte) }); ok {
+	if r, ok := bare(c).(interface{ Recycle(part []byte) }); ok {
 		r.Recycle(part)
 	}
+}
+
+// sealInto is c.Seal, with the parts in the memory of buf if c can do that and they are small.
+func sealInto(ctx context.Context, c CryptoContext, buf []byte, plain [][]byte) ([]Part, error) {
+	if s, ok := bare(c).(interface {
+		SealInto(ctx context.Context, buf []byte, plain [][]byte) ([]Part, error)
+	}); ok {
+		return s.SealInto(ctx, buf, plain)
+	}
+	return c.Seal(ctx, plain)
+}
+
+// bare returns the context of a session.
+func bare(c CryptoContext) CryptoContext {
+	if s, ok := c.(*Session); ok {
+		return s.CryptoContext
+	}
+	return c
 }
 
 // A Session is the crypto context of a master token that this side issued, and what the token says

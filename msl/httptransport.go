@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"sync"
+	"sync/atomic"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
 )
@@ -52,8 +54,10 @@ func (t *HTTPTransport) Open(ctx context.Context) (Exchange, error) {
 type httpExchange struct {
 	ctx       context.Context
 	transport *HTTPTransport
+	trace     httptrace.ClientTrace
 
-	buf []byte
+	buf           []byte
+	posting, sent atomic.Int32 // how often net/http has begun to send buf, and has done so
 
 	mu     sync.Mutex         // guards these
 	pipe   *io.PipeWriter     // once streaming
@@ -154,12 +158,18 @@ func (x *httpExchange) abort() {
 func (x *httpExchange) post(ctx context.Context, stream io.ReadCloser) {
 	defer close(x.answered)
 	t := x.transport
+	if stream == nil {
+		x.trace.WroteRequest = func(httptrace.WroteRequestInfo) { x.sent.Add(1) }
+		ctx = httptrace.WithClientTrace(ctx, &x.trace)
+	}
 	req := t.target.WithContext(ctx)
 	req.Body, req.ContentLength = stream, -1
 	if stream == nil {
-		// net/http sends head and body together if it knows the type of the body. It does not say when it is done
-		// with it, which may be after the answer, so the memory of buf is not used again.
-		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.buf)), nil }
+		// net/http sends head and body together if it knows the type of the body.
+		req.GetBody = func() (io.ReadCloser, error) {
+			x.posting.Add(1)
+			return io.NopCloser(bytes.NewReader(x.buf)), nil
+		}
 		req.Body, _ = req.GetBody()
 		req.ContentLength = int64(len(x.buf))
 	}
@@ -237,6 +247,10 @@ func (x *httpExchange) Close() error {
 		x.small = nil
 		bodies.Put(x.memory)
 		x.memory = nil
+	}
+	if n := x.posting.Load(); n > 0 && x.sent.Load() == n { // else it may still be read, even after the answer
+		recycle(x.buf)
+		x.buf = nil
 	}
 	return x.resp.Body.Close()
 }

@@ -97,12 +97,13 @@ func (w *MessageWriter) seal(j job) (s sealed) {
 	defer wipe(plain)
 	var parts []Part
 	if j.header != nil && !w.oneContext {
-		parts, s.err = w.protect(w.m.headerContext, plain[:1])
+		parts, s.err = w.protect(w.m.headerContext, nil, plain[:1])
 		plain = plain[1:]
 	}
+	buf := buffer(sealedSize(plain))
 	if s.err == nil {
 		var more []Part
-		more, s.err = w.protect(w.m.payloadContext, plain)
+		more, s.err = w.protect(w.m.payloadContext, buf, plain)
 		parts = append(parts, more...)
 	}
 	if s.err != nil {
@@ -112,7 +113,19 @@ func (w *MessageWriter) seal(j job) (s sealed) {
 	if j.payload != nil {
 		recyclePart(w.m.payloadContext, parts[len(parts)-1].Data)
 	}
+	recycle(buf)
 	return s
+}
+
+// sealedSize returns how much memory sealed parts take, rather too much, or 0 if it is worth none of ours.
+func sealedSize(plain [][]byte) (n int) {
+	for _, p := range plain {
+		n += len(p)/3*4 + 512
+	}
+	if n > maxBuffered/4 {
+		return 0
+	}
+	return n
 }
 
 // encode returns sealed parts as they travel; the first may be the header.
@@ -143,12 +156,12 @@ func wipe(plain [][]byte) {
 	}
 }
 
-// protect seals parts, of which there may be none.
-func (w *MessageWriter) protect(c CryptoContext, plain [][]byte) ([]Part, error) {
+// protect seals parts, of which there may be none, perhaps into buf.
+func (w *MessageWriter) protect(c CryptoContext, buf []byte, plain [][]byte) ([]Part, error) {
 	if len(plain) == 0 {
 		return nil, nil
 	}
-	parts, err := c.Seal(w.ctx, plain)
+	parts, err := sealInto(w.ctx, c, buf, plain)
 	if err != nil {
 		return nil, custodyError(err, InternalException, "sealing a message")
 	}

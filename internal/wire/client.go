@@ -51,6 +51,7 @@ type pending struct {
 // A call is a caller that waits. done gets one value, after frame or err was set.
 type call struct {
 	done  chan struct{}
+	buf   []byte // for the body of frame
 	frame frame
 	err   error
 	coder coder
@@ -142,6 +143,11 @@ func (c *Client) Close() error {
 // When ctx ends, Call tells the agent, and returns ctx.Err() at once. All other errors are of type
 // [*Error].
 func (c *Client) Call(ctx context.Context, req Request, reply Reply) error {
+	return c.CallInto(ctx, nil, req, reply)
+}
+
+// CallInto is Call with the bytes of a small reply in the memory of buf, if that is large enough.
+func (c *Client) CallInto(ctx context.Context, buf []byte, req Request, reply Reply) error {
 	if reply.code() != req.answer() {
 		return Fail(Malformed, "reply is not of the request")
 	}
@@ -154,8 +160,10 @@ func (c *Client) Call(ctx context.Context, req Request, reply Reply) error {
 		c.idle.Put(k)
 		return Fail(Malformed, "request too large")
 	}
+	k.buf = buf
 	id, lead, err := c.send(ctx, k, req, size)
 	if err != nil {
+		k.reset()
 		c.idle.Put(k)
 		return err
 	}
@@ -169,7 +177,7 @@ func (c *Client) Call(ctx context.Context, req Request, reply Reply) error {
 		return ctx.Err()
 	}
 	err = k.result(reply)
-	k.frame, k.err = frame{}, nil
+	k.reset()
 	c.idle.Put(k)
 	switch {
 	case err == errProtocol:
@@ -180,6 +188,8 @@ func (c *Client) Call(ctx context.Context, req Request, reply Reply) error {
 	}
 	return err
 }
+
+func (k *call) reset() { k.buf, k.frame, k.err = nil, frame{}, nil }
 
 // result fills reply from the frame that answered the call.
 func (k *call) result(reply Reply) error {
@@ -262,7 +272,6 @@ func (c *Client) flush(alone bool) {
 }
 
 func (c *Client) deliver(f frame) error {
-	f.body = f.keep()
 	c.out.Lock()
 	defer c.out.Unlock()
 	p := c.calls.find(f.id)
@@ -276,6 +285,11 @@ func (c *Client) deliver(f frame) error {
 	c.calls.remove(p)
 	c.release(size)
 	if k != nil {
+		if f.own == nil && len(f.body) <= cap(k.buf) {
+			f.body = append(k.buf[:0], f.body...)
+		} else {
+			f.body = f.keep()
+		}
 		k.frame = f
 		k.done <- struct{}{}
 	}
@@ -289,13 +303,14 @@ func (c *Client) abandon(id uint64, k *call) {
 	if p == nil || p.call != k { // answered, or failed, at the last moment
 		c.out.Unlock()
 		<-k.done
-		k.frame, k.err = frame{}, nil
+		k.reset()
 		c.idle.Put(k)
 		return
 	}
 	c.disown(p)
 	flush := c.out.claim()
 	c.out.Unlock()
+	k.reset()
 	c.idle.Put(k)
 	if flush {
 		c.flush(false)
