@@ -111,10 +111,14 @@ func (w *ResponseWriter) Push() (*ResponseWriter, error) {
 
 // serve has the handler write the answer, and completes it.
 func (w *ResponseWriter) serve() error {
-	if err := w.server.handler.ServeMSL(w.ctx, w, w.request); err != nil {
+	err := w.server.handler.ServeMSL(w.ctx, w, w.request)
+	last := w.last()
+	switch {
+	case err != nil && last.failed != nil && !errors.Is(err, last.failed):
+		return errors.Join(last.failed, err) // the handler may not tell why it could not write
+	case err != nil:
 		return err
 	}
-	last := w.last()
 	if last.Silent && last.writer == nil && last.failed == nil {
 		return nil
 	}
