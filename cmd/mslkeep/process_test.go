@@ -134,8 +134,9 @@ type process struct {
 	in     io.WriteCloser
 	out    *bufio.Reader
 	said   *lines // on standard error
-	url    string // of a server
-	agent  int    // process id of the agent that it started with
+	url    string // of a server, the first
+	urls   []string
+	agent  int // process id of the agent that it started with
 	waited sync.Once
 }
 

@@ -164,11 +164,11 @@ func (w *world) serve(args ...string) *process {
 	w.t.Helper()
 	p := start(w.t, withEnv(w.env), "mslkeep", append([]string{"serve", "--config", w.path("server/serve.toml"), "--json", "--verbose"}, args...)...)
 	var ready struct {
-		URL      string `json:"url"`
-		AgentPID int    `json:"agent_pid"`
+		URLs     []string `json:"urls"`
+		AgentPID int      `json:"agent_pid"`
 	}
 	p.decode(&ready)
-	p.url, p.agent = ready.URL, ready.AgentPID
+	p.url, p.urls, p.agent = ready.URLs[0], ready.URLs, ready.AgentPID
 	return p
 }
 
