@@ -126,7 +126,8 @@ type UserAuthenticator interface {
 
 // A Policy judges entities and tokens (§10.3). A returned Code of 0 is approval; any other is sent to
 // the peer, whose reaction its response code decides. It is safe for concurrent use, sees public claims only, and an error
-// from it refuses the message with a transient failure.
+// from it refuses the message with a transient failure. If it has a method Issued(identity string, t *MasterToken), that
+// is told of each master token before anybody gets it.
 type Policy interface {
 	// Entity judges a remote entity by its identity and scheme. Use ENTITY_REVOKED or INCORRECT_ENTITYAUTH_DATA.
 	// Of PSK_PROFILE and NONE_SUFFIXED, whose identity has two parts, it first judges the part that owns it, the

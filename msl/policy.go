@@ -6,6 +6,7 @@ package msl
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,15 +28,18 @@ const (
 //
 // Because its state dies with the process, it accepts no non-replayable message under a master token
 // that was issued before the policy was made: such a message might have been accepted already. The
-// device then authenticates anew, by itself.
+// device then authenticates anew, by itself. Clocks may be set back while it lives, but if that happens between two
+// processes the second one takes tokens of the first for its own.
 type MemoryPolicy struct {
-	start   time.Time
-	renewal time.Duration
+	renewal time.Duration // of master tokens, from their issue
 	now     func() time.Time
 
 	mu      sync.Mutex
 	ids     map[replayKey]*replayState
 	checked time.Time // when expired entries were last dropped
+	latest  time.Time // that the clock has ever shown
+	horizon time.Time // tokens that were issued until then are accepted only if their state has them
+	dropped int64     // tokens that had expired by then may have had a state (Unix seconds)
 }
 
 type replayKey struct {
@@ -45,15 +49,19 @@ type replayKey struct {
 
 type replayState struct {
 	largest    int64
-	since      time.Time // when the first token of this state was issued: what was accepted before is unknown
 	expiration int64
+	issued     []string                  // signatures of tokens that were issued here before the horizon
 	seen       [replayWindow / 64]uint64 // a ring, one bit an id
 }
 
+// maxIssued is how many tokens of one serial number a state has, the last ones.
+const maxIssued = 8
+
 // NewMemoryPolicy returns a policy for a server with that Config, which may still lack its Policy.
 func NewMemoryPolicy(c *Config) *MemoryPolicy {
-	p := &MemoryPolicy{now: c.clock(), renewal: c.masterTokenRenewal(), ids: make(map[replayKey]*replayState)}
-	p.start = p.now()
+	p := &MemoryPolicy{now: c.clock(), ids: make(map[replayKey]*replayState)}
+	p.renewal = min(c.masterTokenRenewal(), c.masterTokenLifetime()).Truncate(time.Second)
+	p.horizon = p.now()
 	return p
 }
 
@@ -79,27 +87,56 @@ func (*MemoryPolicy) KeyExchange(context.Context, string, string) (Code, error) 
 func (p *MemoryPolicy) NonReplayable(_ context.Context, identity string, t *MasterToken, id int64) (Code, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := p.now()
-	p.dropExpired(now)
+	p.look()
 	key := replayKey{identity, t.SerialNumber}
 	s := p.ids[key]
-	issued := time.Unix(t.RenewalWindow, 0).Add(-p.renewal)
-	if s != nil && issued.Before(s.since) {
+	here := p.issuedAt(t).After(p.horizon) || s != nil && slices.Contains(s.issued, string(t.Signature))
+	if !here || t.Expiration <= p.dropped {
 		return MessageReplayedUnrecoverable, nil
 	}
 	if s == nil {
-		if !issued.After(p.start.Add(-time.Second)) || t.Expiration <= now.Unix() {
-			return MessageReplayedUnrecoverable, nil
+		var err error
+		if s, err = p.state(key); err != nil {
+			return 0, err
 		}
-		if len(p.ids) >= replayEntries {
-			return 0, errors.New("msl: too many master tokens with non-replayable ids")
-		}
-		s = &replayState{since: issued}
-		s.mark(0) // before the first message the largest accepted id counts as 0
-		p.ids[key] = s
 	}
 	s.expiration = max(s.expiration, t.Expiration)
 	return s.accept(id), nil
+}
+
+// Issued is told of each master token that this process has issued. It remembers those that their time does not
+// tell from tokens of an earlier process: in the second in which the policy was made, and when the clock was set back.
+func (p *MemoryPolicy) Issued(identity string, t *MasterToken) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.look()
+	if p.issuedAt(t).After(p.horizon) {
+		return
+	}
+	key := replayKey{identity, t.SerialNumber}
+	s := p.ids[key]
+	if s == nil {
+		var err error
+		if s, err = p.state(key); err != nil {
+			return // it will be refused
+		}
+	}
+	s.issued = append(s.issued[max(0, len(s.issued)-maxIssued+1):], string(t.Signature))
+	s.expiration = max(s.expiration, t.Expiration)
+}
+
+func (p *MemoryPolicy) issuedAt(t *MasterToken) time.Time {
+	return time.Unix(t.RenewalWindow, 0).Add(-p.renewal)
+}
+
+func (p *MemoryPolicy) state(key replayKey) (*replayState, error) {
+	if len(p.ids) >= replayEntries {
+		return nil, errors.New("msl: too many master tokens with non-replayable ids")
+	}
+	s := new(replayState)
+	s.mark(0) // before the first message the largest accepted id counts as 0
+	p.ids[key] = s
+	return s, nil
 }
 
 // accept is the sliding window. Ids are numbers modulo 2^53 + 1.
@@ -142,15 +179,25 @@ func (s *replayState) unmark(id int64) {
 	}
 }
 
-// dropExpired forgets tokens that expired, at most once a minute.
-func (p *MemoryPolicy) dropExpired(now time.Time) {
-	if now.Sub(p.checked) < time.Minute {
+// look looks at the clock, and forgets tokens that expired, at most once a minute. If the clock was set back to
+// before that, expiry does not tell any more what was forgotten, so all tokens of before are given up.
+func (p *MemoryPolicy) look() {
+	now := p.now()
+	if now.After(p.latest) {
+		p.latest = now
+	}
+	if now.Unix() < p.dropped {
+		clear(p.ids)
+		p.horizon, p.dropped = p.latest, 0
+	}
+	if since := now.Sub(p.checked); 0 <= since && since < time.Minute {
 		return
 	}
 	p.checked = now
 	for key, s := range p.ids {
 		if s.expiration <= now.Unix() {
 			delete(p.ids, key)
+			p.dropped = max(p.dropped, s.expiration)
 		}
 	}
 }

@@ -119,3 +119,52 @@ func TestPolicyForgetsNothing(t *testing.T) {
 		t.Errorf("the same message when the token has expired and its state is gone: %d", got)
 	}
 }
+
+// TestPolicyClocks: whatever the clock does while a policy lives, no id is accepted twice, and tokens that were
+// issued here are good.
+func TestPolicyClocks(t *testing.T) {
+	start := time.Unix(1_700_000_000, 500_000_000)
+	now := start
+	c := &Config{Clock: func() time.Time { return now }}
+	serial := int64(0)
+	var p *MemoryPolicy
+	issue := func() *MasterToken {
+		serial++
+		m := &MasterToken{Token: Token{Signature: []byte{byte(serial)}}, SerialNumber: serial}
+		m.RenewalWindow, m.Expiration = tokenTimes(now, c.masterTokenRenewal(), c.masterTokenLifetime())
+		if p != nil {
+			p.Issued("e", m)
+		}
+		return m
+	}
+	expect := func(what string, m *MasterToken, want Code) {
+		t.Helper()
+		if got, err := p.NonReplayable(context.Background(), "e", m, 1); got != want || err != nil {
+			t.Errorf("%s: %v, %v", what, got, err)
+		}
+	}
+	before := issue() // by an earlier process
+	p = NewMemoryPolicy(c)
+	now = now.Add(100 * time.Millisecond)
+	first := issue()
+	expect("a token of before, in the same second", before, MessageReplayedUnrecoverable)
+	expect("the first token, in the same second", first, 0)
+	expect("the same message again", first, MessageReplayed)
+
+	now = start.Add(-time.Hour)
+	second := issue()
+	expect("a token that was issued after the clock was set back", second, 0)
+	expect("the same message again", second, MessageReplayed)
+	expect("that of before", first, MessageReplayed)
+
+	now = start.Add(time.Hour)
+	third := issue()
+	expect("a token", third, 0)
+	now = start.Add(1000 * time.Hour)
+	expect("long after it has expired", issue(), 0) // and forgotten
+	now = start.Add(2 * time.Hour)
+	expect("when it has not expired yet", third, MessageReplayedUnrecoverable)
+	fourth := issue()
+	expect("its successor", fourth, 0)
+	expect("the same message again", fourth, MessageReplayed)
+}

@@ -165,6 +165,9 @@ func (r *responder) issue(ctx context.Context, req *Message, k KeyRequest, now t
 	if err != nil {
 		return nil, fail(InternalException, "new master token", err)
 	}
+	if p, ok := r.cfg.Policy.(interface{ Issued(string, *MasterToken) }); ok {
+		p.Issued(issued.Session.Identity, m)
+	}
 	return &newSession{&KeyResponse{MasterToken: m, Scheme: k.Scheme, KeyData: issued.KeyData}, issued.Session}, nil
 }
 
