@@ -6,6 +6,7 @@ package msl
 import (
 	"context"
 	"errors"
+	"strconv"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
 )
@@ -26,6 +27,8 @@ func (e *RemoteError) Error() string {
 	s := "msl: the peer refused: " + e.Response.String()
 	if c := e.Code(); c != 0 {
 		s += ": " + c.Error()
+	} else if e.InternalCode > 0 { // of another stack
+		s += ": internal code " + strconv.Itoa(int(e.InternalCode))
 	}
 	return s
 }

@@ -106,11 +106,12 @@ func defaultKeyExchanges(symmetric bool) []KeyExchange {
 }
 
 // acceptedKeyExchanges are what a Config that names none accepts: all that a client may be able to do without
-// anything being named. Of the ladders, WRAP is before PSK, so that a pre-shared key is used as little as possible.
+// anything being named. Of the ladders, WRAP is before PSK, so that a pre-shared key is used as little as possible. JWK_LADDER
+// is before JWE_LADDER, whose pre-shared key is not the same one in all stacks (§7.5).
 func acceptedKeyExchanges() []KeyExchange {
 	return slices.Insert(defaultKeyExchanges(true), 1,
-		KeyExchange{schemeJWELadder, mechanismWRAP}, KeyExchange{schemeJWELadder, mechanismPSK},
-		KeyExchange{schemeJWKLadder, mechanismWRAP}, KeyExchange{schemeJWKLadder, mechanismPSK})
+		KeyExchange{schemeJWKLadder, mechanismWRAP}, KeyExchange{schemeJWELadder, mechanismWRAP},
+		KeyExchange{schemeJWKLadder, mechanismPSK}, KeyExchange{schemeJWELadder, mechanismPSK})
 }
 
 // keyExchange reads the scheme and the key data that requests and responses have in common.
