@@ -59,8 +59,7 @@ func (c *conn) pump() {
 	for {
 		kind, frame, err := c.ws.Reader(context.Background())
 		if err == nil && kind != websocket.MessageBinary {
-			err = errText
-			go c.ws.Close(websocket.StatusUnsupportedData, "binary frames only")
+			err = errText // which closing tells the peer
 		}
 		for err == nil {
 			var n int
@@ -167,6 +166,10 @@ func (c *conn) Close() error {
 		return nil
 	}
 	c.ping.Stop()
-	go c.ws.Close(websocket.StatusNormalClosure, "")
+	status, reason := websocket.StatusNormalClosure, ""
+	if why := c.ended.Load(); why != nil && *why == errText {
+		status, reason = websocket.StatusUnsupportedData, "binary frames only"
+	}
+	go c.ws.Close(status, reason)
 	return c.Conn.Close()
 }
