@@ -172,17 +172,20 @@ func (s *simulation) replay(v *server) {
 }
 
 func (s *simulation) cancelOne() {
+	if active := s.unfinished(); len(active) > 0 {
+		active[s.rng.IntN(len(active))].cancel()
+	}
+}
+
+func (s *simulation) unfinished() (active []*operation) {
 	s.mu.Lock()
-	var active []*operation
-	for _, o := range s.operations[max(0, len(s.operations)-100):] {
+	defer s.mu.Unlock()
+	for _, o := range s.operations[max(0, len(s.operations)-1000):] {
 		if !o.done {
 			active = append(active, o)
 		}
 	}
-	s.mu.Unlock()
-	if len(active) > 0 {
-		active[s.rng.IntN(len(active))].cancel()
-	}
+	return active
 }
 
 // drain lets all operations end.
@@ -193,8 +196,11 @@ func (s *simulation) drain() {
 			continue
 		}
 		if waited > patience {
-			s.broken("an operation does not end")
-			return
+			for _, o := range s.unfinished() {
+				s.broken("%s does not end", o)
+				o.cancel()
+			}
+			waited = 0
 		}
 		s.pass(10 * time.Second)
 		waited += 10 * time.Second

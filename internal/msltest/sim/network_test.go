@@ -7,7 +7,9 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
@@ -22,7 +24,7 @@ type post struct {
 
 // Open is as msl.Transport wants it.
 func (p *post) Open(ctx context.Context) (msl.Exchange, error) {
-	return &posted{post: p, ctx: ctx, label: labelOf(ctx), done: make(chan struct{})}, nil
+	return &posted{post: p, ctx: ctx, label: labelOf(ctx), done: make(chan struct{}), closed: make(chan struct{})}, nil
 }
 
 type posted struct {
@@ -34,13 +36,17 @@ type posted struct {
 	done     chan struct{} // closed when there is an answer
 	response *bytes.Reader
 	err      error // after the response
+
+	closing sync.Once
+	closed  chan struct{}
 }
 
 func (x *posted) Write(p []byte) (int, error) { return x.request.Write(p) }
 func (x *posted) Flush() error                { return nil }
 
-// Close is where others may go on before whoever closes it.
+// Close ends a Read that waits. Others may go on before whoever closes it.
 func (x *posted) Close() error {
+	x.closing.Do(func() { close(x.closed) })
 	x.post.server.sim.wait(x.label+" close", atClose)
 	return nil
 }
@@ -55,6 +61,8 @@ func (x *posted) Read(p []byte) (int, error) {
 		return n, err
 	case <-x.ctx.Done():
 		return 0, x.ctx.Err()
+	case <-x.closed:
+		return 0, net.ErrClosed
 	}
 }
 

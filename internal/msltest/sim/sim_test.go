@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"testing"
 	"testing/cryptotest"
 	"testing/synctest"
@@ -33,7 +34,8 @@ type outcome struct {
 
 func simulate(t *testing.T, seed uint64, exchanges int, progress func(int)) (o outcome) {
 	t.Helper()
-	inproc.Provider(t, nil) // what is made once only takes no randomness of the seed then
+	inproc.Provider(t, nil)                         // what is made once only takes no randomness of the seed then
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // of two goroutines that one step has set going, the first is first
 	cryptotest.SetGlobalRandom(t, seed)
 	synctest.Test(t, func(t *testing.T) {
 		s := newSimulation(t, seed)
