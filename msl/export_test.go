@@ -23,6 +23,7 @@ var (
 
 	DistinguishedName = distinguishedName
 	AttributeNames    = attributeNames
+	RandomID          = randomID
 )
 
 type (

@@ -40,6 +40,7 @@ func TestQuirks(t *testing.T) {
 	t.Run("empty-arrays", quirkEmptyArrays)
 	t.Run("codes", quirkForeignCodes)
 	t.Run("ladders", quirkLadders)
+	t.Run("random-ids", quirkRandomIDs)
 }
 
 // byHand is a message of scheme NONE with this header data and payload.
@@ -229,5 +230,20 @@ func quirkEmptyArrays(t *testing.T) {
 		if data, err := readAll(noneOpener(), byHand(plainHeader[:len(plainHeader)-1]+","+extra+"}", plainPayload)); err != nil || data != "x" {
 			t.Errorf("%s: %q, %v", extra, data, err)
 		}
+	}
+}
+
+// quirkRandomIDs: ids begin below 2^53, which counting alone reaches.
+func quirkRandomIDs(t *testing.T) {
+	high := false
+	for range 1000 {
+		id := msl.RandomID()
+		if id < 0 || id >= mslenc.MaxLong {
+			t.Fatalf("id %d", id)
+		}
+		high = high || id >= mslenc.MaxLong/2
+	}
+	if !high {
+		t.Error("the ids have not all bits")
 	}
 }
