@@ -118,7 +118,8 @@ type Request struct {
 	ChunkSize int
 
 	// AcceptPush lets the answer be a message that the peer pushes (§8.6). Such a message answers nothing, so nothing
-	// tells whether it was sent just now: somebody who recorded an earlier one can put it in its place.
+	// tells whether it was sent just now: somebody who recorded an earlier one can put it in its place. It is for the same
+	// user, as its user ID token says, so a request that is to bring the first one cannot be answered so.
 	AcceptPush bool
 }
 

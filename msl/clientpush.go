@@ -67,8 +67,11 @@ func (r *Response) Next(ctx context.Context) error {
 	if err := x.checkProtection(m); err != nil {
 		return err
 	}
+	if err := checkPushed(m, r.UserIDToken); err != nil {
+		return err
+	}
 	x.client.noteTime(m)
-	x.keep(ctx, m)
+	x.keep(ctx, m, true)
 	r.Message = m
 	return nil
 }

@@ -263,7 +263,7 @@ func (x *exchange) receive(ctx context.Context, sent *headerData) (*Message, err
 		x.held = append(x.held, fresh)
 		x.exchanged = true
 	}
-	x.keep(ctx, m)
+	x.keep(ctx, m, m.ID != addID(sent.MessageID, 1))
 	x.unlock()
 	return m, nil
 }
@@ -278,12 +278,16 @@ func (x *exchange) opener() opener {
 	return o
 }
 
-// keep keeps the user ID token and the service tokens that a message gives this side to carry.
-func (x *exchange) keep(ctx context.Context, m *Message) {
+// keep keeps the user ID token and the service tokens that a message gives this side to carry. One that was pushed may
+// be older than the user ID token that this side has.
+func (x *exchange) keep(ctx context.Context, m *Message, pushed bool) {
 	state, user := &x.client.state, x.request.User
-	if x.client.issuer != nil {
+	switch {
+	case x.client.issuer != nil:
 		state.received(ctx, user, m.PeerUserIDToken, m.PeerServiceTokens)
-	} else {
+	case pushed:
+		state.received(ctx, user, nil, m.ServiceTokens)
+	default:
 		state.received(ctx, user, m.UserIDToken, m.ServiceTokens)
 	}
 }
@@ -324,8 +328,11 @@ func (x *exchange) check(m *Message, sent *headerData) error {
 	if err := x.checkPeer(m); err != nil {
 		return err
 	}
-	if m.ID == addID(sent.MessageID, 1) || x.request.AcceptPush && m.Err == nil && !sent.Handshake {
+	if m.ID == addID(sent.MessageID, 1) {
 		return nil
+	}
+	if x.request.AcceptPush && m.Err == nil && !sent.Handshake {
+		return checkPushed(m, sent.UserIDToken)
 	}
 	if m.Err != nil {
 		switch m.Err.Response {
@@ -334,6 +341,16 @@ func (x *exchange) check(m *Message, sent *headerData) error {
 		}
 	}
 	return withID(fail(UnexpectedResponseMessageID, "answer", nil), m.ID)
+}
+
+// checkPushed makes sure that a message which answers nothing is for the user whose token this side has shown. It
+// may have been pushed to another one, and come again.
+func checkPushed(m *Message, shown *UserIDToken) error {
+	have := m.UserIDToken
+	if (have == nil) != (shown == nil) || have != nil && have.SerialNumber != shown.SerialNumber {
+		return withID(fail(UnexpectedResponseMessageID, "pushed message", nil), m.ID)
+	}
+	return nil
 }
 
 // checkProtection makes sure that a message with data has the protection that was demanded for the request.

@@ -62,6 +62,7 @@ func NewMemoryPolicy(c *Config) *MemoryPolicy {
 	p := &MemoryPolicy{now: c.clock(), ids: make(map[replayKey]*replayState)}
 	p.renewal = min(c.masterTokenRenewal(), c.masterTokenLifetime()).Truncate(time.Second)
 	p.horizon = p.now()
+	p.latest = p.horizon
 	return p
 }
 

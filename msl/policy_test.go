@@ -165,6 +165,28 @@ func TestPolicyClocks(t *testing.T) {
 	now = start.Add(2 * time.Hour)
 	expect("when it has not expired yet", third, MessageReplayedUnrecoverable)
 	fourth := issue()
+	expect("a token of before", before, MessageReplayedUnrecoverable)
 	expect("its successor", fourth, 0)
 	expect("the same message again", fourth, MessageReplayed)
+}
+
+// TestPolicyClockSetBackAtOnce: the first that a policy learns of the time may be earlier than that of its making.
+func TestPolicyClockSetBackAtOnce(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	c := &Config{Clock: func() time.Time { return now }}
+	before := &MasterToken{Token: Token{Signature: []byte("of an earlier process")}}
+	before.RenewalWindow, before.Expiration = tokenTimes(now.Add(-time.Second), c.masterTokenRenewal(), c.masterTokenLifetime())
+	p := NewMemoryPolicy(c)
+	forgotten := &MasterToken{Token: Token{Signature: []byte("of this one")}, SerialNumber: 1}
+	now = now.Add(-48 * time.Hour)
+	forgotten.RenewalWindow, forgotten.Expiration = tokenTimes(now, c.masterTokenRenewal(), c.masterTokenLifetime())
+	p.Issued("e", forgotten)
+	now = now.Add(25 * time.Hour)
+	p.Issued("e", forgotten) // expired: it is forgotten soon
+	now = now.Add(time.Hour)
+	p.Issued("other", forgotten)
+	now = now.Add(-20 * time.Hour)
+	if got, err := p.NonReplayable(context.Background(), "e", before, 1); got != MessageReplayedUnrecoverable || err != nil {
+		t.Errorf("a token of before: %v, %v", got, err)
+	}
 }

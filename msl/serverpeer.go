@@ -133,7 +133,7 @@ func (p *peerExchange) turn(ctx context.Context, m *Message) {
 	p.messageID, p.hasID = addID(m.ID, 1), true
 	p.peer.answering, p.peer.given = m, nil
 	p.client.noteTime(m)
-	p.keep(ctx, m)
+	p.keep(ctx, m, false)
 }
 
 // greet answers handshakes with tokens and no data, until the peer says something else, which it returns (§8.6).
