@@ -19,12 +19,13 @@ import (
 	"time"
 
 	"github.com/mslkeep/mslkeep/agent"
+	"github.com/mslkeep/mslkeep/internal/msltest"
 	"github.com/mslkeep/mslkeep/internal/msltest/inproc"
 	"github.com/mslkeep/mslkeep/msl"
 )
 
 func TestMain(m *testing.M) {
-	code := m.Run()
+	code := msltest.Main(m)
 	inproc.RemoveBinaries()
 	os.Exit(code)
 }
