@@ -286,7 +286,8 @@ func (c *Client) deliver(f frame) error {
 	c.release(size)
 	if k != nil {
 		if f.own == nil && len(f.body) <= cap(k.buf) {
-			f.body = append(k.buf[:0], f.body...)
+			// No field has so much capacity that Recycle would take the memory, which is the caller's.
+			f.body = append(k.buf[:0:len(f.body)], f.body...)
 		} else {
 			f.body = f.keep()
 		}
