@@ -49,7 +49,8 @@ func (c *client) start() {
 	}
 	config := *c.config
 	if config.PeerToPeer {
-		config.Policy = &policy{MemoryPolicy: msl.NewMemoryPolicy(&config), revoked: make(map[int64]bool)}
+		known := map[string]bool{config.RemoteIdentity: true}
+		config.Policy = &policy{MemoryPolicy: msl.NewMemoryPolicy(&config), known: known, revoked: make(map[int64]bool)}
 	}
 	var err error
 	if c.client, err = msl.NewClient(&config, c.keys, transport, c.store); err != nil {

@@ -26,19 +26,21 @@ type operation struct {
 	nonReplayable bool
 	requestTokens bool
 	oneWay        bool
-	push          bool
+	push          bool   // the server pushes messages, after its answer or in its place
 	user          string // or none
 	login         login
 	tokens        []msl.NewServiceToken // of the client
 	close         bool                  // the answer is closed before its end
-	seekable      bool
+	seekable      bool                  // the data can be read again
+	stream        bool                  // the data is written piece by piece
 	chunk         int
 
 	// What the server does.
 	answerTokens []msl.NewServiceToken
 	refusals     atomic.Int32 // how often it refuses
 	refusal      error
-	pushes       int
+	pushes       int // messages, if not after an answer then in its place
+	noAnswer     bool
 
 	heard string // what came back
 	err   error
@@ -96,8 +98,9 @@ func (s *simulation) newOperation(c *client) *operation {
 		o.refusal = refusals[r.IntN(len(refusals))]
 	}
 	if !c.config.PeerToPeer && !o.oneWay && r.IntN(20) == 0 {
-		o.push, o.pushes = true, 1+r.IntN(2)
+		o.push, o.pushes, o.noAnswer = true, r.IntN(3), r.IntN(2) == 0
 	}
+	o.stream = r.IntN(15) == 0
 	o.fill(r.IntN(100))
 	o.ctx, o.cancel = context.WithCancel(labelled(context.Background(), fmt.Sprintf("op %d", o.id)))
 	s.mu.Lock()
@@ -171,7 +174,7 @@ func (s *simulation) operation(text []byte) *operation {
 }
 
 // serve is what the server does with the operation.
-func (o *operation) serve(w *msl.ResponseWriter, m *msl.Message) error {
+func (o *operation) serve(w *msl.ResponseWriter) error {
 	if o.refusals.Add(-1) >= 0 {
 		return o.refusal
 	}
@@ -204,6 +207,9 @@ func (o *operation) run() {
 	if o.login != noLogin {
 		request.Credentials = o.credentials
 	}
+	if o.stream {
+		request.Body, request.Stream = nil, o.write
+	}
 	if o.oneWay {
 		o.err = o.client.client.Send(o.ctx, request)
 		return
@@ -218,26 +224,54 @@ func (o *operation) run() {
 		o.heard = "closed"
 		return
 	}
-	data, err := io.ReadAll(answer)
-	o.err = err
-	o.carried(answer.Message)
-	if answer.IntegrityProtected {
-		o.heard = string(data)
+	o.hear(answer)
+	for o.push && o.err == nil {
+		if o.err = answer.Next(o.ctx); o.err == nil {
+			o.hear(answer)
+		} else if o.err == io.EOF {
+			o.err = nil
+			break
+		}
 	}
 	answer.Close()
 }
 
+// write writes the data in two pieces.
+func (o *operation) write(_ context.Context, w *msl.MessageWriter) error {
+	half := (bytes.IndexByte(o.text, '\n') + 1 + len(o.text)) / 2
+	_, err := w.Write(o.text[:half])
+	if err == nil {
+		err = w.Flush()
+	}
+	if err == nil {
+		_, err = w.Write(o.text[half:])
+	}
+	return err
+}
+
+// hear reads an answer, or what was pushed after it, and checks that it is for this operation. Something that was pushed
+// may be for an earlier one of the same user.
+func (o *operation) hear(answer *msl.Response) {
+	s := o.client.sim
+	data, err := io.ReadAll(answer)
+	o.err = err
+	o.carried(answer.Message)
+	if !answer.IntegrityProtected || err != nil {
+		return
+	}
+	o.heard = string(data)
+	if o.heard == string(o.text) {
+		return
+	}
+	if other := s.operation(data); !o.push || other == nil || other.client != o.client || other.user != o.user && other.mustHaveUser() {
+		s.broken("%s heard %.60q", o, o.heard)
+	}
+}
+
 // check looks at how it ended.
 func (o *operation) check() {
-	s := o.client.sim
-	switch {
-	case o.err != nil && !typed(o.err):
-		s.broken("%s failed without an error of MSL: %T %w", o, o.err, o.err)
-	case o.err != nil || o.heard == "closed" || o.heard == "":
-	case o.heard != string(o.text):
-		if other := s.operation([]byte(o.heard)); !o.push || other == nil || other.client != o.client {
-			s.broken("%s heard %.60q", o, o.heard)
-		}
+	if o.err != nil && !typed(o.err) {
+		o.client.sim.broken("%s failed without an error of MSL: %T %w", o, o.err, o.err)
 	}
 }
 

@@ -26,6 +26,7 @@ type server struct {
 	keys   *agent.Client
 	config *msl.Config
 	clock  *clock
+	known  map[string]bool // its clients
 
 	mu       sync.Mutex
 	server   *msl.Server
@@ -54,7 +55,7 @@ func (v *server) start() {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	config := *v.config
-	p := &policy{MemoryPolicy: msl.NewMemoryPolicy(&config), revoked: make(map[int64]bool)}
+	p := &policy{MemoryPolicy: msl.NewMemoryPolicy(&config), known: v.known, revoked: make(map[int64]bool)}
 	if v.policy != nil {
 		p.revoked = v.policy.revoked
 	}
@@ -99,16 +100,19 @@ func (v *server) serve(label string, conn net.Conn) {
 	})
 }
 
-// A policy knows the entities of the simulation, and what is revoked.
+// A policy knows the entities that may speak to a server, and what is revoked.
 type policy struct {
 	*msl.MemoryPolicy
+	known map[string]bool // identities of entities
+
 	mu      sync.Mutex
 	revoked map[int64]bool // serial numbers of master tokens and user ID tokens
 }
 
-// Entity refuses names that are nobody's: where nothing protects them, they may have been changed on the way.
+// Entity refuses all others. Where nothing protects their names, these may have been changed on the way; and where nothing says
+// for whom a message is, it may be meant for another server.
 func (p *policy) Entity(_ context.Context, identity, _ string) (msl.Code, error) {
-	if !strings.HasSuffix(identity, nameEnd) {
+	if !p.known[identity] {
 		return msl.IncorrectEntityAuthData, nil
 	}
 	return 0, nil
@@ -167,24 +171,45 @@ func (v *server) ServeMSL(ctx context.Context, w *msl.ResponseWriter, m *msl.Mes
 		return err
 	}
 	v.carried(m)
-	if m.IntegrityProtected {
-		if err := v.heard(w, m, first); err != nil {
+	if !m.IntegrityProtected {
+		return copyAll(w, first, m)
+	}
+	o, err := v.heard(w, m, first)
+	if err != nil || o == nil {
+		return err
+	}
+	if o.pushes == 0 || !o.noAnswer {
+		if err := copyAll(w, first, m); err != nil {
 			return err
 		}
 	}
-	if _, err := w.Write(first); err != nil {
-		return err
+	for range o.pushes {
+		next, err := w.Push()
+		if err != nil {
+			return err
+		}
+		if _, err := next.Write(first); err != nil {
+			return err
+		}
+		w = next
 	}
-	_, err = io.Copy(w, m)
+	return nil
+}
+
+func copyAll(w io.Writer, first []byte, rest io.Reader) error {
+	_, err := w.Write(first)
+	if err == nil {
+		_, err = io.Copy(w, rest)
+	}
 	return err
 }
 
 // heard checks that a message is from whom it says, and not heard twice if it must not be.
-func (v *server) heard(w *msl.ResponseWriter, m *msl.Message, text []byte) error {
+func (v *server) heard(w *msl.ResponseWriter, m *msl.Message, text []byte) (*operation, error) {
 	o := v.sim.operation(text)
 	if o == nil {
 		v.sim.broken("%s heard %.40q, which nobody said", v.name, text)
-		return nil
+		return nil, nil
 	}
 	switch c := o.client; {
 	case c.server != v:
@@ -208,7 +233,7 @@ func (v *server) heard(w *msl.ResponseWriter, m *msl.Message, text []byte) error
 			v.sim.broken("%s accepted non-replayable id %d twice: in message %d, and in %s", v.name, m.NonReplayableID, before, o)
 		}
 	}
-	return o.serve(w, m)
+	return o, o.serve(w)
 }
 
 // carried checks that the service tokens of a message belong to its sender.

@@ -107,7 +107,7 @@ func (s *simulation) common(c *clock, own msl.EntityAuthData, peers bool) *msl.C
 }
 
 func (s *simulation) addServer(t testing.TB, name string, a *custody.Agent, own msl.EntityAuthData, peers bool) *server {
-	v := &server{sim: s, name: name, clock: &clock{sim: s}, accepted: make(map[string]int)}
+	v := &server{sim: s, name: name, clock: &clock{sim: s}, known: make(map[string]bool), accepted: make(map[string]int)}
 	v.config = s.common(v.clock, own, peers)
 	if peers {
 		v.config.KeyExchanges = peerExchanges(own)
@@ -132,6 +132,7 @@ func peerExchanges(own msl.EntityAuthData) []msl.KeyExchange {
 
 func (s *simulation) addClient(a *custody.Agent, v *server, own msl.EntityAuthData, exchanges []msl.KeyExchange, weight int, stream bool) {
 	c := &client{sim: s, name: own.Identity(), server: v, weight: weight, clock: &clock{sim: s}, users: []string{"ada", "bob"}}
+	v.known[c.name] = true
 	c.config = s.common(c.clock, own, v.config.PeerToPeer)
 	c.config.KeyExchanges = exchanges
 	if v.config.PeerToPeer {
