@@ -6,6 +6,7 @@ package wire
 import (
 	"bytes"
 	"context"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -73,4 +74,30 @@ func TestLargeFields(t *testing.T) {
 	if n, of := h.reused.Load(), h.answered.Load(); n == 0 || n > of {
 		t.Errorf("the memory of %d of %d replies was used again", n, of)
 	}
+}
+
+// TestCallersMemory: a field of a reply in the memory of the caller has no more capacity than the reply, so that Recycle
+// leaves it alone.
+func TestCallersMemory(t *testing.T) {
+	data := bytes.Repeat([]byte{7}, 1000)
+	h := handlerFunc(func(context.Context, Request) (Reply, error) {
+		return &SealReply{Parts: []Part{{Data: data, Signature: data}}}, nil
+	})
+	pair(t, h, Options{}, Options{}, func(t *testing.T, c *Client, _ net.Conn) {
+		buf := make([]byte, 0, 4*largeFrame)
+		var r SealReply
+		if err := c.CallInto(t.Context(), buf, &SealRequest{Plain: [][]byte{data}}, &r); err != nil || len(r.Parts) != 1 {
+			t.Fatalf("%d parts, %v", len(r.Parts), err)
+		}
+		inside := false
+		for _, field := range [][]byte{r.Parts[0].Data, r.Parts[0].Signature} {
+			inside = inside || bytes.Contains(buf[:4*len(data)], field)
+			if !bytes.Equal(field, data) || cap(field) >= largeFrame {
+				t.Errorf("a field of %d bytes has room for %d", len(field), cap(field))
+			}
+		}
+		if !inside {
+			t.Error("the caller's memory was not used")
+		}
+	})
 }
