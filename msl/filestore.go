@@ -30,8 +30,38 @@ var ErrStoreCorrupt = errors.New("the store's file is damaged")
 // sessions are in it.
 type FileStore struct {
 	path string
-	lock *os.File
+	disk disk
 	mu   sync.Mutex
+	lock *os.File // nil when closed
+}
+
+// A disk is what writing takes of the file system, each method one thing that can fail.
+type disk interface {
+	create(path string) (diskFile, error) // a file that must not exist
+	rename(from, to string) error
+	syncDir(path string) error // makes what is in it durable
+	remove(path string) error
+}
+
+type diskFile interface {
+	io.WriteCloser
+	Sync() error
+}
+
+type realDisk struct{}
+
+func (realDisk) create(path string) (diskFile, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+}
+func (realDisk) rename(from, to string) error { return os.Rename(from, to) }
+func (realDisk) remove(path string) error     { return os.Remove(path) }
+func (realDisk) syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
 }
 
 // OpenFileStore opens the store in a file, which need not exist yet; its folder must. It locks the
@@ -48,7 +78,7 @@ func OpenFileStore(path string) (*FileStore, error) {
 		}
 		return nil, fmt.Errorf("msl: opening store %s: %w", path, err)
 	}
-	return &FileStore{path: path, lock: lock}, nil
+	return &FileStore{path: path, disk: realDisk{}, lock: lock}, nil
 }
 
 // Load reads the file. One that does not exist is an empty State; a damaged one is ErrStoreCorrupt.
@@ -76,45 +106,50 @@ func (f *FileStore) Load(context.Context) (*State, error) {
 	return s, nil
 }
 
-// Save writes a new file beside the old one, makes it durable, and puts it in the old one's place.
-func (f *FileStore) Save(_ context.Context, s *State) (err error) {
+// Save writes a new file beside the old one, makes it durable, and puts it in the old one's place. If it fails, the store
+// holds either state.
+func (f *FileStore) Save(_ context.Context, s *State) error {
 	data, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("msl: encoding store: %w", err)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("msl: writing store: %w", err)
-		}
-	}()
 	if f.lock == nil {
-		return os.ErrClosed
+		err = os.ErrClosed
+	} else {
+		err = replaceFile(f.disk, f.path, data)
 	}
-	temp, err := os.OpenFile(f.path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("msl: writing store: %w", err)
+	}
+	return nil
+}
+
+func replaceFile(d disk, path string, data []byte) error {
+	temp := path + ".new"
+	if err := d.remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) { // of a process that was killed
+		return err
+	}
+	file, err := d.create(temp)
 	if err != nil {
 		return err
 	}
-	_, err = temp.Write(data)
+	_, err = file.Write(data)
 	if err == nil {
-		err = temp.Sync()
+		err = file.Sync()
 	}
-	if closed := temp.Close(); err == nil {
+	if closed := file.Close(); err == nil {
 		err = closed
 	}
+	if err == nil {
+		err = d.rename(temp, path)
+	}
 	if err != nil {
+		_ = d.remove(temp)
 		return err
 	}
-	if err := os.Rename(f.path+".new", f.path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(f.path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return d.syncDir(filepath.Dir(path))
 }
 
 // Close unlocks the store.

@@ -4,9 +4,12 @@
 package msl
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +18,7 @@ import (
 )
 
 // TestFileStoreKilled kills a process that keeps saving, at many moments. What is left must always be
-// a whole state.
+// a whole state, and none that is older than what the process says it has saved.
 func TestFileStoreKilled(t *testing.T) {
 	ctx := context.Background()
 	if path := os.Getenv("MSL_TEST_SAVE_FOREVER"); path != "" {
@@ -28,9 +31,7 @@ func TestFileStoreKilled(t *testing.T) {
 			if f.Save(ctx, s) != nil {
 				os.Exit(4)
 			}
-			if n == 0 {
-				os.Stdout.WriteString("!")
-			}
+			fmt.Println(n)
 		}
 	}
 	path := filepath.Join(t.TempDir(), "store")
@@ -44,11 +45,21 @@ func TestFileStoreKilled(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := out.Read(make([]byte, 1)); err != nil {
-			t.Fatal(err)
+		lines := bufio.NewScanner(out)
+		said := int64(-1)
+		for lines.Scan() {
+			if said < 0 {
+				moment := time.Duration(rand.Int64N(int64(8 * time.Millisecond)))
+				time.AfterFunc(moment, func() { _ = cmd.Process.Kill() })
+			}
+			if _, err := fmt.Sscan(lines.Text(), &said); err != nil {
+				t.Fatal(err)
+			}
 		}
-		time.AfterFunc(time.Duration(round)*200*time.Microsecond, func() { cmd.Process.Kill() })
-		cmd.Wait()
+		_ = cmd.Wait()
+		if files, err := os.ReadDir(filepath.Dir(path)); err != nil || len(files) > 3 { // the store, its lock, and one that was being written
+			t.Fatalf("there are %d files, %v", len(files), err)
+		}
 		f, err := OpenFileStore(path)
 		if err != nil {
 			t.Fatal(err)
@@ -59,6 +70,9 @@ func TestFileStoreKilled(t *testing.T) {
 		}
 		if len(s.MasterToken) != int(s.NonReplayableID%5000)+1 || len(bytes.Trim(s.MasterToken, string([]byte{byte(s.NonReplayableID)}))) != 0 {
 			t.Fatalf("round %d: a mixture of two states", round)
+		}
+		if s.NonReplayableID < said || said < 0 {
+			t.Fatalf("round %d: state %d is there, when %d was saved", round, s.NonReplayableID, said)
 		}
 		f.Close()
 	}
