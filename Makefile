@@ -2,13 +2,14 @@
 # make test   builds everything, and runs every test with the race detector
 # make lint   gofmt, vet, staticcheck, go mod tidy
 # make bench  the benchmarks that README.md quotes
+# make generate   contract B's code, after a change of providers/provider.proto (needs protoc)
 # make fuzz   each fuzz target for FUZZTIME (default 1m)
 
 GO       ?= go
 FUZZTIME ?= 1m
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build demo test lint bench fuzz clean
+.PHONY: build demo test lint bench fuzz generate clean
 
 build:
 	@mkdir -p bin
@@ -43,6 +44,9 @@ fuzz:
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
 		done; \
 	done
+
+generate:
+	GO=$(GO) providers/generate.sh
 
 clean:
 	rm -rf bin

@@ -38,6 +38,12 @@ func IsChild() bool {
 // ServeChild tells the parent that this process is up, and answers its pings from then on. It must be
 // called once, by a process that [Start] has started. See the package's example.
 func ServeChild(protocol uint) (*Child, error) {
+	return ServeGRPC(protocol, func(*grpc.Server) {}, grpc.MaxRecvMsgSize(64<<10))
+}
+
+// ServeGRPC is ServeChild for a process that also serves what register adds, to the parent's
+// [Process.GRPC]. The options come after go-plugin's own.
+func ServeGRPC(protocol uint, register func(*grpc.Server), options ...grpc.ServerOption) (*Child, error) {
 	if !IsChild() {
 		return nil, ErrNoParent
 	}
@@ -55,10 +61,10 @@ func ServeChild(protocol uint) (*Child, error) {
 		defer close(c.done)
 		plugin.Serve(&plugin.ServeConfig{
 			HandshakeConfig: handshake(protocol),
-			Plugins:         services,
+			Plugins:         plugin.PluginSet{"service": service{register: register}},
 			Logger:          log,
 			GRPCServer: func(o []grpc.ServerOption) *grpc.Server {
-				return grpc.NewServer(append(o, grpc.MaxRecvMsgSize(64<<10))...)
+				return grpc.NewServer(append(o, options...)...)
 			},
 		})
 	}()

@@ -8,7 +8,8 @@
 // The parent calls [Start], or [Supervise] to have the child started again whenever it ends. Both go
 // through hashicorp/go-plugin for the handshake, the protocol version and the sign of life (gRPC under
 // mutual TLS). What parent and child really say travels on a private socketpair whose ends are
-// [Process.Conn] and [Child.Conn].
+// [Process.Conn] and [Child.Conn], or, where the child may be written in any language, on that gRPC:
+// [Process.GRPC] and [ServeGRPC].
 //
 // The main function of a child opens what it needs before it tells the parent that it is up, so that
 // a failure is reported by the parent's Start:
@@ -62,15 +63,19 @@ func handshake(protocol uint) plugin.HandshakeConfig {
 	}
 }
 
-// services are those of go-plugin alone: health, and its shutdown.
-var services = plugin.PluginSet{"none": noService{}}
+// A service is what the child serves beside go-plugin's health and shutdown. In the parent it is nothing.
+type service struct {
+	plugin.NetRPCUnsupportedPlugin
+	register func(*grpc.Server)
+}
 
-type noService struct{ plugin.NetRPCUnsupportedPlugin }
+var _ plugin.GRPCPlugin = service{}
 
-var _ plugin.GRPCPlugin = noService{}
+func (s service) GRPCServer(_ *plugin.GRPCBroker, server *grpc.Server) error {
+	s.register(server)
+	return nil
+}
 
-func (noService) GRPCServer(*plugin.GRPCBroker, *grpc.Server) error { return nil }
-
-func (noService) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (any, error) {
+func (service) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (any, error) {
 	return nil, nil
 }

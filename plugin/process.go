@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 )
 
 // A Spec says what to start.
@@ -32,6 +33,8 @@ type Spec struct {
 	// Terminal leaves the child in this process group, so that it may read from the terminal. Otherwise
 	// it has its own, and signals from the terminal reach the parent only.
 	Terminal bool
+	// LongestDelay bounds the time between two attempts of Supervise to start the child again; 0 means 5 s.
+	LongestDelay time.Duration
 	// StartTimeout bounds the time until the child has said that it is up; 0 means 15 s.
 	StartTimeout time.Duration
 }
@@ -87,6 +90,7 @@ type Process struct {
 	conn   net.Conn
 	client *plugin.Client
 	rpc    plugin.ClientProtocol
+	grpc   *grpc.ClientConn
 	runner *launch
 	dir    string
 	closed sync.Once
@@ -139,7 +143,7 @@ func start(ctx context.Context, spec Spec, log io.Writer) (p *Process, step Step
 	}
 	p.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  handshake(spec.Protocol),
-		Plugins:          services,
+		Plugins:          plugin.PluginSet{"service": service{}},
 		RunnerFunc:       p.runner.prepare,
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		AutoMTLS:         true,
@@ -159,6 +163,9 @@ func start(ctx context.Context, spec Spec, log io.Writer) (p *Process, step Step
 	}
 	if p.rpc, err = p.client.Client(); err != nil {
 		return p, StepHandshake, err
+	}
+	if c, ok := p.rpc.(*plugin.GRPCClient); ok {
+		p.grpc = c.Conn
 	}
 	if err := p.rpc.Ping(); err != nil {
 		return p, StepPing, err
@@ -186,6 +193,10 @@ func socketpair() (net.Conn, *os.File, error) {
 
 // Conn returns this end of the socketpair. The caller may close it; the child then ends.
 func (p *Process) Conn() net.Conn { return p.conn }
+
+// GRPC returns the connection on which the child serves what it gave to [ServeGRPC]. It is closed with the
+// process.
+func (p *Process) GRPC() *grpc.ClientConn { return p.grpc }
 
 // PID returns the child's process id.
 func (p *Process) PID() int { return p.runner.pid() }

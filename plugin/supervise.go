@@ -20,13 +20,17 @@ const (
 // Supervise keeps a child running until ctx ends: it starts it, calls use with it, and starts it again
 // when use has returned, which it should do when the child's connection is lost. A child that does not
 // answer pings is killed. The first restart is immediate, the next ones wait 50 ms and twice as long
-// each time, up to 5 s, with jitter; a child that has lived for 5 s starts the count anew. Failures to
+// each time, up to Spec.LongestDelay, with jitter; a child that has lived that long starts the count anew. Failures to
 // start again are written to Spec.Log.
 //
 // Supervise returns a [*StartError] if the very first start fails, and else nil, when ctx has ended and
 // the child with it.
 func Supervise(ctx context.Context, spec Spec, use func(context.Context, *Process)) error {
 	var delay time.Duration
+	longest := spec.LongestDelay
+	if longest == 0 {
+		longest = longestDelay
+	}
 	for first := true; ; first = false {
 		began := time.Now()
 		p, err := Start(ctx, spec)
@@ -38,7 +42,7 @@ func Supervise(ctx context.Context, spec Spec, use func(context.Context, *Proces
 		case ctx.Err() == nil && spec.Log != nil:
 			fmt.Fprintf(spec.Log, "cannot start again: %v\n", err)
 		}
-		if err == nil && time.Since(began) > longestDelay {
+		if err == nil && time.Since(began) > longest {
 			delay = 0
 		}
 		select {
@@ -46,7 +50,7 @@ func Supervise(ctx context.Context, spec Spec, use func(context.Context, *Proces
 			return nil
 		case <-time.After(delay/2 + rand.N(delay/2+1)):
 		}
-		delay = min(max(2*delay, firstDelay), longestDelay)
+		delay = min(max(2*delay, firstDelay), longest)
 	}
 }
 

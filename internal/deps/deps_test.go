@@ -39,10 +39,11 @@ var imports = map[string][]string{
 	"msl/websocket": {"msl"}, // apart, so that programs without WebSockets have none of github.com/coder/websocket
 	"agent":         {"msl", "internal/wire", "plugin"},
 
-	"internal/jose":      {"internal/secret", "internal/mslenc", "internal/aeskw"},
-	"internal/custody":   {"internal/wire", "internal/mslenc", "internal/lzw", "internal/jose", "internal/secret", "internal/aeskw", "providers"},
-	"providers":          {"internal/secret", "plugin"},
-	"providers/software": {"providers", "internal/secret", "internal/aeskw"},
+	"internal/jose":         {"internal/secret", "internal/mslenc", "internal/aeskw"},
+	"internal/custody":      {"internal/wire", "internal/mslenc", "internal/lzw", "internal/jose", "internal/secret", "internal/aeskw", "providers"},
+	"providers":             {"internal/secret", "plugin", "providers/internal/pb"},
+	"providers/internal/pb": {},
+	"providers/software":    {"providers", "internal/secret", "internal/aeskw"},
 
 	"cmd/mslkeep":       {"msl", "msl/websocket", "agent"},
 	"cmd/mslkeep-agent": {"internal/custody", "plugin", "providers/software", "internal/wire", "internal/secret", "providers"},
@@ -64,7 +65,7 @@ var never = []struct {
 		from: []string{"msl", "msl/websocket", "agent", "cmd/mslkeep"},
 		to: []string{
 			module + "internal/custody", module + "internal/jose", module + "internal/secret", module + "internal/aeskw",
-			module + "providers", module + "providers/software", module + "internal/memscan",
+			module + "providers", module + "providers/internal/pb", module + "providers/software", module + "internal/memscan",
 			"filippo.io/bigmod", // Diffie-Hellman's secret exponents
 			"github.com/miekg/pkcs11", "github.com/google/go-tpm/tpm2", "github.com/hashicorp/vault/api",
 		},

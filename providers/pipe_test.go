@@ -1,0 +1,318 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package providers_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/mslkeep/mslkeep/plugin"
+	"github.com/mslkeep/mslkeep/providers"
+	"github.com/mslkeep/mslkeep/providers/providertest"
+	"github.com/mslkeep/mslkeep/providers/software"
+)
+
+// The test binary is also the provider.
+func TestMain(m *testing.M) {
+	if !plugin.IsChild() {
+		os.Exit(m.Run())
+	}
+	if err := providerMain(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// settings are the test provider's.
+type settings struct {
+	Dir    string `json:"dir"`
+	Faulty bool   `json:"faulty"` // every use of a key is a failure of the device
+}
+
+func providerMain() error {
+	plugin.Harden(false)
+	var s settings
+	if err := providers.ReadSettings(&s); err != nil {
+		return err
+	}
+	unlock := software.Unlock{KeySource: "file:" + filepath.Join(s.Dir, "unlock")}
+	file := filepath.Join(s.Dir, "keys")
+	p, err := software.Open(file, unlock, software.Options{})
+	if errors.Is(err, os.ErrNotExist) {
+		if err := software.NewUnlockKey(filepath.Join(s.Dir, "unlock")); err != nil {
+			return err
+		}
+		p, err = software.Create(file, unlock, software.Options{})
+	}
+	if err != nil {
+		return err
+	}
+	return providers.Serve(&odd{p, s})
+}
+
+// odd is the software provider, with keys that misbehave.
+type odd struct {
+	*software.Provider
+	settings settings
+}
+
+func (o *odd) Open(ctx context.Context, name string, version uint32) (providers.Key, error) {
+	switch k, err := o.Provider.Open(ctx, strings.TrimPrefix(name, "odd/"), version); {
+	case err != nil:
+		return nil, err
+	case name == "odd/panic":
+		return panicking{renamed{k, name}}, nil
+	case name == "odd/hang":
+		return hanging{renamed{k, name}}, nil
+	case name == "odd/error":
+		return failing{renamed{k, name}, errors.New("an error without a code\nin two lines")}, nil
+	case name == "odd/talkative":
+		return failing{renamed{k, name}, &providers.Error{Code: providers.VerificationFailed, Op: "x", Err: errors.New("bad padding")}}, nil
+	case o.settings.Faulty && !missing(filepath.Join(o.settings.Dir, "away")):
+		return failing{k, &providers.Error{Code: providers.Device, Op: "x"}}, nil
+	default:
+		return k, nil
+	}
+}
+
+func missing(path string) bool { _, err := os.Stat(path); return err != nil }
+
+type renamed struct {
+	providers.Key
+	name string
+}
+
+func (r renamed) Info() providers.KeyInfo {
+	i := r.Key.Info()
+	i.Name = r.name
+	return i
+}
+
+type panicking struct{ providers.Key }
+
+func (panicking) MAC(context.Context, []byte) ([]byte, error) { panic("secret") }
+
+type hanging struct{ providers.Key }
+
+func (hanging) MAC(context.Context, []byte) ([]byte, error) { select {} }
+
+type failing struct {
+	providers.Key
+	err error
+}
+
+func (f failing) MAC(context.Context, []byte) ([]byte, error) { return nil, f.err }
+
+// connect starts the test provider on a folder.
+func connect(t *testing.T, s settings, change func(*providers.Config)) *providers.Connection {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, err := plugin.HashFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Dir == "" {
+		s.Dir = t.TempDir()
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := providers.Config{Path: path, SHA256: sum, Settings: b, Env: []string{"GOCOVERDIR"}, Timeout: 20 * time.Second}
+	if change != nil {
+		change(&cfg)
+	}
+	c, err := providers.Connect(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// TestConformance runs the suite for the software provider, through the pipe.
+func TestConformance(t *testing.T) {
+	providertest.Run(t, func(t *testing.T) providers.Provider { return connect(t, settings{}, nil).Provider() },
+		providertest.Options{TooLarge: providers.MaxData + 1, Size: 4 << 20})
+}
+
+func macKey(t *testing.T, c *providers.Connection, names ...string) providers.MACer {
+	t.Helper()
+	for _, name := range names {
+		if _, err := c.Provider().(providers.Generator).Generate(t.Context(), strings.TrimPrefix(name, "odd/"), providers.HMACSHA256); err != nil && !errors.Is(err, providers.Exists) {
+			t.Fatal(err)
+		}
+	}
+	k, err := c.Provider().Open(t.Context(), names[0], 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k.(providers.MACer)
+}
+
+// eventually waits until a use of the key succeeds, at most two seconds.
+func eventually(t *testing.T, k providers.MACer) {
+	t.Helper()
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		_, err := k.MAC(t.Context(), nil)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, providers.Transient) && !errors.Is(err, providers.Device) {
+			t.Fatalf("while the provider was away: %v", err)
+		}
+		if time.Now().After(end) {
+			t.Fatalf("not back after two seconds: %v", err)
+		}
+	}
+}
+
+func TestErrorsSurvive(t *testing.T) {
+	c := connect(t, settings{}, nil)
+	for name, want := range map[string]providers.Code{"odd/error": providers.Device, "odd/panic": providers.Device,
+		"odd/talkative": providers.VerificationFailed} {
+		k := macKey(t, c, name)
+		if providers.Can(k.(providers.Key), providers.OpVerifyMAC) {
+			t.Errorf("%s has a capability that it has not advertised", name)
+		}
+		_, err := k.MAC(t.Context(), nil)
+		if !errors.Is(err, want) || strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "padding") ||
+			strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestKilled(t *testing.T) {
+	c := connect(t, settings{}, nil)
+	k := macKey(t, c, "mac")
+	want, err := k.MAC(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	for range 8 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				got, err := k.MAC(t.Context(), nil)
+				if err != nil && !errors.Is(err, providers.Transient) || err == nil && string(got) != string(want) {
+					t.Errorf("while the provider is killed: %x, %v", got, err)
+				}
+			}
+		})
+	}
+	for range 3 {
+		if pid := c.PID(); pid != 0 {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+		eventually(t, k)
+	}
+	cancel()
+	wg.Wait()
+}
+
+func TestHung(t *testing.T) {
+	c := connect(t, settings{}, func(c *providers.Config) { c.Timeout = 500 * time.Millisecond })
+	hanging, k := macKey(t, c, "odd/hang"), macKey(t, c, "mac")
+	pid := c.PID()
+	if _, err := hanging.MAC(t.Context(), nil); !errors.Is(err, providers.Transient) {
+		t.Errorf("a hung provider: %v", err)
+	}
+	eventually(t, k)
+	if now := c.PID(); now == pid || now == 0 {
+		t.Errorf("the hung provider still runs as %d", now)
+	}
+	syscall.Kill(c.PID(), syscall.SIGSTOP)
+	if _, err := k.MAC(t.Context(), nil); !errors.Is(err, providers.Transient) {
+		t.Errorf("a stopped provider: %v", err)
+	}
+	eventually(t, k)
+}
+
+func TestCallerGivesUp(t *testing.T) {
+	c := connect(t, settings{}, nil)
+	k, pid := macKey(t, c, "odd/hang"), c.PID()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := k.MAC(ctx, nil); !errors.Is(err, providers.Transient) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a caller that gave up: %v", err)
+	}
+	if c.PID() != pid {
+		t.Error("the provider was killed for a caller that gave up")
+	}
+}
+
+func TestBreaker(t *testing.T) {
+	dir := t.TempDir()
+	c := connect(t, settings{Dir: dir, Faulty: true}, nil)
+	k := macKey(t, c, "mac")
+	away := filepath.Join(dir, "away")
+	if err := os.WriteFile(away, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := false
+	for range 20 {
+		_, err := k.MAC(t.Context(), nil)
+		if !errors.Is(err, providers.Device) && !errors.Is(err, providers.Transient) {
+			t.Fatalf("a device that is away: %v", err)
+		}
+		open = open || errors.Is(err, providers.Transient)
+	}
+	if !open {
+		t.Error("the breaker never opened")
+	}
+	os.Remove(away)
+	eventually(t, k)
+}
+
+func TestStartFails(t *testing.T) {
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, err := plugin.HashFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, cfg := range map[string]providers.Config{
+		"no settings":      {Path: path, SHA256: sum, Settings: []byte("[")},
+		"unknown settings": {Path: path, SHA256: sum, Settings: []byte(`{"pin":"1"}`)},
+		"another hash":     {Path: path, SHA256: strings.Repeat("0", 64)},
+		"no hash":          {Path: path},
+		"no binary":        {Path: path + "-none", SHA256: sum},
+	} {
+		c, err := providers.Connect(t.Context(), cfg)
+		if _, ok := errors.AsType[*plugin.StartError](err); !ok {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil {
+			c.Close()
+		}
+	}
+}
+
+func TestClosed(t *testing.T) {
+	c := connect(t, settings{}, nil)
+	k := macKey(t, c, "mac")
+	c.Close()
+	if _, err := k.MAC(t.Context(), nil); !errors.Is(err, providers.Transient) {
+		t.Errorf("after Close: %v", err)
+	}
+	if err := providers.Serve(c.Provider()); !errors.Is(err, plugin.ErrNoParent) {
+		t.Errorf("serving without a parent: %v", err)
+	}
+}

@@ -1,0 +1,220 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package providers
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/mslkeep/mslkeep/plugin"
+	"github.com/mslkeep/mslkeep/providers/internal/pb"
+)
+
+const (
+	maxSettings = 1 << 20 // bytes of a provider's configuration
+	maxCalls    = 256     // at once
+)
+
+// errAbsent answers a call that Describe has not advertised.
+var errAbsent = &Error{Code: NotSupported, Op: "managing keys"}
+
+// ReadSettings reads the provider's section of the agent's configuration into v, as encoding/json does. A
+// member that v has no field for is an error. Secrets are not in there, only references to them. A
+// provider calls it before it opens its device; before that, [plugin.Harden].
+func ReadSettings(v any) error {
+	if !plugin.IsChild() {
+		return plugin.ErrNoParent
+	}
+	f := os.NewFile(plugin.FirstExtraFD, "settings")
+	b, err := io.ReadAll(io.NewSectionReader(f, 0, maxSettings+1)) // the offset is shared with other launches
+	f.Close()
+	if err != nil {
+		return fmt.Errorf("reading the settings: %w", err)
+	}
+	return decodeSettings(b, v)
+}
+
+func decodeSettings(b []byte, v any) error {
+	if len(b) > maxSettings {
+		return errors.New("reading the settings: too long")
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("reading the settings: %w", err)
+	}
+	return nil
+}
+
+// Serve lets the agent that started this process use p, until the agent is gone. It is the last thing in
+// a provider's main. It closes p if that is an [io.Closer].
+//
+//	func main() {
+//		plugin.Harden(false)
+//		if err := run(); err != nil {
+//			fmt.Fprintln(os.Stderr, "my provider:", err)
+//			os.Exit(1)
+//		}
+//	}
+//
+//	func run() error {
+//		var settings struct{ Device string }
+//		if err := providers.ReadSettings(&settings); err != nil {
+//			return err
+//		}
+//		p, err := open(settings.Device)
+//		if err != nil {
+//			return err
+//		}
+//		return providers.Serve(p)
+//	}
+func Serve(p Provider) error {
+	if c, ok := p.(io.Closer); ok {
+		defer c.Close()
+	}
+	s := &server{p: p}
+	child, err := plugin.ServeGRPC(Protocol, func(g *grpc.Server) { pb.RegisterProviderServer(g, s) },
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxCalls),
+		grpc.ChainUnaryInterceptor(guard))
+	if err != nil {
+		return err
+	}
+	ctx, stop := child.Context(context.Background())
+	defer stop()
+	defer context.AfterFunc(ctx, func() { child.Conn.Close() })()
+	_, _ = io.Copy(io.Discard, child.Conn) // until the agent is gone, or wants an end
+	return nil
+}
+
+// guard demands a deadline of every call of contract B, and survives a panic, whose value might be secret.
+func guard(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (reply any, err error) {
+	if _, ours := info.Server.(*server); !ours {
+		return next(ctx, req)
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		return nil, status.Error(codes.InvalidArgument, "a call without a deadline")
+	}
+	defer func() {
+		if recover() != nil {
+			reply, err = nil, status.Error(codes.Internal, "panic")
+		}
+	}()
+	return next(ctx, req)
+}
+
+// A server is the provider's end of the pipe.
+type server struct {
+	pb.UnimplementedProviderServer
+	p Provider
+}
+
+func (s *server) Describe(ctx context.Context, _ *pb.DescribeRequest) (*pb.DescribeReply, error) {
+	d := Description{Name: filepath.Base(os.Args[0])}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		d.Version = info.Main.Version
+	}
+	if describer, ok := s.p.(Describer); ok {
+		var err error
+		if d, err = describer.Describe(ctx); err != nil {
+			return &pb.DescribeReply{Failure: toFailure(err)}, nil
+		}
+	}
+	out := &pb.DescribeReply{Name: d.Name, Version: d.Version, MaxData: int64(d.MaxData),
+		GenerateTypes: texts(d.Generates), ImportTypes: texts(d.Imports)}
+	_, out.Generates = s.p.(Generator)
+	_, out.Imports = s.p.(Importer)
+	_, out.Rotates = s.p.(Rotator)
+	_, out.Destroys = s.p.(Destroyer)
+	return out, nil
+}
+
+func (s *server) Health(ctx context.Context, _ *pb.HealthRequest) (*pb.HealthReply, error) {
+	return &pb.HealthReply{Failure: toFailure(Check(ctx, s.p))}, nil
+}
+
+func (s *server) Keys(ctx context.Context, _ *pb.KeysRequest) (*pb.KeysReply, error) {
+	infos, err := s.p.Keys(ctx)
+	out := &pb.KeysReply{Failure: toFailure(err)}
+	for _, i := range infos {
+		out.Keys = append(out.Keys, &pb.Key{Name: i.Name, Version: i.Version, Type: string(i.Type), Created: i.Created})
+	}
+	return out, nil
+}
+
+func (s *server) Open(ctx context.Context, r *pb.OpenRequest) (*pb.KeyReply, error) {
+	k, err := s.p.Open(ctx, r.GetName(), r.GetVersion())
+	if err != nil {
+		return &pb.KeyReply{Failure: toFailure(err)}, nil
+	}
+	return &pb.KeyReply{Key: toKey(k)}, nil
+}
+
+func (s *server) PublicKey(ctx context.Context, r *pb.PublicKeyRequest) (*pb.PublicKeyReply, error) {
+	results := doEach(ctx, s.p, []Operation{{Key: r.GetName(), Version: r.GetVersion(), Op: OpPublicKey}}, true)
+	return &pb.PublicKeyReply{Spki: results[0].Output, Failure: toFailure(results[0].Err)}, nil
+}
+
+func (s *server) Do(ctx context.Context, r *pb.DoRequest) (*pb.DoReply, error) {
+	if len(r.GetSteps()) > MaxBatch {
+		return nil, status.Error(codes.InvalidArgument, "too many operations")
+	}
+	ops := make([]Operation, len(r.GetSteps()))
+	for i, step := range r.GetSteps() {
+		ops[i] = fromStep(step)
+	}
+	out := new(pb.DoReply)
+	for _, result := range Do(ctx, s.p, ops, r.GetStop()) {
+		out.Results = append(out.Results, &pb.StepResult{Output: result.Output, Failure: toFailure(result.Err)})
+	}
+	return out, nil
+}
+
+// made is the reply of a call that makes a key.
+func made(i KeyInfo, err error) (*pb.KeyReply, error) {
+	if err != nil {
+		return &pb.KeyReply{Failure: toFailure(err)}, nil
+	}
+	return &pb.KeyReply{Key: &pb.Key{Name: i.Name, Version: i.Version, Type: string(i.Type), Created: i.Created}}, nil
+}
+
+func (s *server) Generate(ctx context.Context, r *pb.GenerateRequest) (*pb.KeyReply, error) {
+	if g, ok := s.p.(Generator); ok {
+		return made(g.Generate(ctx, r.GetName(), KeyType(r.GetType())))
+	}
+	return made(KeyInfo{}, errAbsent)
+}
+
+func (s *server) Import(ctx context.Context, r *pb.ImportRequest) (*pb.KeyReply, error) {
+	defer clear(r.GetKey())
+	if i, ok := s.p.(Importer); ok {
+		return made(i.Import(ctx, r.GetName(), KeyType(r.GetType()), r.GetKey()))
+	}
+	return made(KeyInfo{}, errAbsent)
+}
+
+func (s *server) Rotate(ctx context.Context, r *pb.RotateRequest) (*pb.KeyReply, error) {
+	if rotator, ok := s.p.(Rotator); ok {
+		return made(rotator.Rotate(ctx, r.GetName()))
+	}
+	return made(KeyInfo{}, errAbsent)
+}
+
+func (s *server) Destroy(ctx context.Context, r *pb.DestroyRequest) (*pb.DestroyReply, error) {
+	d, ok := s.p.(Destroyer)
+	if !ok {
+		return &pb.DestroyReply{Failure: toFailure(errAbsent)}, nil
+	}
+	return &pb.DestroyReply{Failure: toFailure(d.Destroy(ctx, r.GetName(), r.GetVersion()))}, nil
+}
