@@ -83,7 +83,7 @@ func usageError(format string, args ...any) error {
 }
 
 // ballastBytes is about how much memory is allocated between two collections.
-const ballastBytes = 32 << 20
+const ballastBytes = 20 << 20
 
 func main() {
 	// A heap as small as ours would be collected all the time. Memory that is never touched costs none, and

@@ -239,7 +239,7 @@ func (f *sendFlags) request(c *cli, cfg *config, args []string) (*msl.Request, e
 	}
 	switch {
 	case f.size > 0:
-		r.Body = bytes.NewReader(make([]byte, f.size))
+		r.Body = io.NewSectionReader(zeros{}, 0, int64(f.size))
 	case len(args) == 1:
 		r.Body = strings.NewReader(args[0])
 	case f.file != "" && f.file != "-":
@@ -252,6 +252,14 @@ func (f *sendFlags) request(c *cli, cfg *config, args []string) (*msl.Request, e
 		r.Body = c.in
 	}
 	return r, nil
+}
+
+// zeros is as many zeros as one likes.
+type zeros struct{}
+
+func (zeros) ReadAt(p []byte, _ int64) (int, error) {
+	clear(p)
+	return len(p), nil
 }
 
 // credentials reads the password, or the user ID token of before, when it is needed, and not again when the
