@@ -54,7 +54,10 @@ func (s *Server) serveBody(r *http.Request, out *httpResponse) error {
 	limits := s.config.decoderLimits()
 	if small(r) {
 		memory := bodies.Get().(*[]byte)
-		defer bodies.Put(memory)
+		defer func() {
+			mslenc.Poison(*memory)
+			bodies.Put(memory)
+		}()
 		body := resized(memory, int(r.ContentLength))
 		n, _ := io.ReadFull(r.Body, body) // less is seen to be cut off
 		return s.serve(r.Context(), mslenc.NewBytesDecoder(body[:n], limits), out)

@@ -245,6 +245,7 @@ func (x *httpExchange) Close() error {
 	}
 	if x.memory != nil {
 		x.small = nil
+		mslenc.Poison(*x.memory)
 		bodies.Put(x.memory)
 		x.memory = nil
 	}
@@ -271,6 +272,7 @@ func buffer(n int) []byte {
 // recycle gives back memory of a message that nobody uses any more.
 func recycle(b []byte) {
 	if cap(b) <= maxBuffered {
+		mslenc.Poison(b)
 		bodies.Put(&b)
 	}
 }

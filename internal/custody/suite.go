@@ -86,6 +86,7 @@ func (p *Peer) Reuse(reply wire.Reply) {
 
 func reuse(owned bool, b []byte) {
 	if n := cap(b); owned && n >= largePart && n <= maxScratch {
+		mslenc.Poison(b)
 		largeParts.Put(&b)
 	}
 }

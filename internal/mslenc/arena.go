@@ -26,5 +26,6 @@ func (a *Arena) Take(n int) []byte {
 // Reset zeroes what was taken, which must not be used any more, and takes it back.
 func (a *Arena) Reset() {
 	clear(a.buf[:a.used])
+	Poison(a.buf[:0:a.used])
 	a.used = 0
 }

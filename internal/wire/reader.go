@@ -38,6 +38,7 @@ var recycled sync.Pool
 // takes longer than to fill some that is in a cache. Small fields are left to the collector.
 func Recycle(b []byte) {
 	if n := cap(b); largeFrame <= n && n <= keepBuffer {
+		poison(b)
 		recycled.Put(&b)
 	}
 }
@@ -138,6 +139,7 @@ func (f *frameReader) memory(n int) []byte {
 // giveBack lets the memory of a large frame be used again. Nothing may refer to it any more.
 func (f *frameReader) giveBack(fr frame) {
 	if fr.own != nil && f.pool != nil && cap(fr.own) <= keepBuffer {
+		poison(fr.own)
 		f.pool.Put(&fr.own)
 	}
 }
