@@ -35,6 +35,8 @@ type config struct {
 	Limits           limitsConfig `toml:"limits"`
 	Groups           []dhGroup    `toml:"dh-groups"`
 
+	Providers []providerConfig `toml:"providers"`
+
 	path   string // of this file
 	manage bool   // --manage
 }
@@ -81,6 +83,9 @@ func loadConfig(path string) (*config, error) {
 	if c.KeyLog != "" {
 		c.KeyLog = beside(dir, c.KeyLog)
 	}
+	for i := range c.Providers {
+		c.Providers[i].Binary = beside(dir, c.Providers[i].Binary)
+	}
 	return c, nil
 }
 
@@ -103,6 +108,9 @@ func parseConfig(text string) (*config, error) {
 		return nil, errors.New("psk-prefix, rsa-prefix, ec-prefix and service-prefix must differ, and not be empty")
 	case min(l.Age, l.Idle, l.PairAge) < 0 || min(l.Uses, l.Bytes) < 0 || min(l.Sessions, l.Entities, l.Pending, l.PairUses) < 0:
 		return nil, errors.New("limits must not be negative")
+	}
+	if err := checkProviders(c.Providers); err != nil {
+		return nil, err
 	}
 	_, err = c.dhGroups()
 	return c, err

@@ -28,8 +28,13 @@ func initKeys(ctx context.Context, cfg *config, out io.Writer) error {
 		return &exitError{exitKeys, err, keysHint(err, cfg)}
 	}
 	defer keys.Close()
+	running, err := connect(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer running.close()
 	// An agent without roles, so that it does not ask for keys that are yet to be made.
-	agent, err := custody.New(ctx, custody.Config{Provider: keys, KeyLog: log, Manage: true})
+	agent, err := custody.New(ctx, custody.Config{Provider: running.with(keys), KeyLog: log, Manage: true})
 	if err != nil {
 		return err
 	}

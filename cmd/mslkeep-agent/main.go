@@ -26,10 +26,11 @@ import (
 
 // Exit codes.
 const (
-	exitFailure = 1 // it could not do what it was asked
-	exitUsage   = 2 // it was asked in a way that it does not understand
-	exitConfig  = 3 // the configuration is wrong
-	exitKeys    = 4 // the keys cannot be unlocked
+	exitFailure  = 1 // it could not do what it was asked
+	exitUsage    = 2 // it was asked in a way that it does not understand
+	exitConfig   = 3 // the configuration is wrong
+	exitKeys     = 4 // the keys cannot be unlocked
+	exitProvider = 5 // a provider cannot be started, or fails
 )
 
 const usage = `mslkeep-agent holds the keys of mslkeep, which never sees one.
@@ -41,6 +42,9 @@ Usage: mslkeep-agent --config FILE                      started by mslkeep
        mslkeep-agent example                            prints a configuration with every field
        mslkeep-agent random N                           prints N random bytes in hexadecimal, such as
                                                         48 for a pre-shared key
+       mslkeep-agent provider hash BINARY               prints a section of the configuration
+       mslkeep-agent provider list --config FILE        lists the providers
+       mslkeep-agent provider check --config FILE       starts them and uses each of their keys
 
   --config FILE       the configuration
   --listen unix:PATH  listen on a socket, in a folder that nobody else can write to
@@ -56,7 +60,8 @@ Example:
   mslkeep-agent init --config agent.toml
   mslkeep-agent --config agent.toml --listen unix:/run/mslkeep/agent.sock --allow-uid 990
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 configuration, 4 keys cannot be unlocked
+Exit codes: 0 done, 1 failed, 2 usage, 3 configuration, 4 keys cannot be unlocked,
+            5 a provider cannot be started, or fails
 `
 
 //go:embed agent.toml.example
@@ -105,7 +110,9 @@ func main() {
 
 // options are what the command line says.
 type options struct {
-	command   string // "", "init", "example", "random" or "version"
+	command   string // "", "init", "example", "random", "provider" or "version"
+	operation string // of provider
+	file      string // of provider hash
 	count     string // of bytes, for random
 	config    string
 	listen    string // path of the socket, or ""
@@ -131,6 +138,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	case "random":
 		return printRandom(o.count, out)
+	case "provider":
+		return providerCommand(ctx, o, out)
 	}
 	cfg, err := loadConfig(o.config)
 	if err != nil {
@@ -160,6 +169,13 @@ func parseArgs(args []string) (*options, error) {
 				return nil, usageError("random takes one number")
 			}
 			o.count, args = args[0], nil
+		case "provider":
+			if len(args) == 0 || args[0] == "hash" && len(args) != 2 {
+				return nil, usageError("provider takes hash BINARY, list or check")
+			}
+			if o.operation, args = args[0], args[1:]; o.operation == "hash" {
+				o.file, args = args[0], nil
+			}
 		default:
 			return nil, usageError("there is no command %q", o.command)
 		}
@@ -193,7 +209,7 @@ func parseArgs(args []string) (*options, error) {
 		o.command = "version"
 	case o.command == "init" && o.listen != "":
 		return nil, usageError("init does not listen")
-	case o.command != "example" && o.command != "random" && o.config == "":
+	case o.command != "example" && o.command != "random" && o.operation != "hash" && o.config == "":
 		return nil, usageError("--config is missing")
 	}
 	return o, nil

@@ -33,6 +33,13 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	if plugin.IsChild() {
+		if err := providerMain(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 
@@ -66,7 +73,7 @@ func TestExample(t *testing.T) {
 	if _, err := parseConfig(example); err != nil {
 		t.Fatal(err)
 	}
-	full := regexp.MustCompile(`(?m)^# ([a-z-]+ = |\[\[)`).ReplaceAllString(example, "$1")
+	full := regexp.MustCompile(`(?m)^# ([a-z0-9-]+ = |\[\[)`).ReplaceAllString(example, "$1")
 	shown, err := parseConfig(full)
 	if err != nil {
 		t.Fatal(err)
@@ -82,12 +89,16 @@ func TestExample(t *testing.T) {
 		t.Errorf("groups %v: %v", groups, err)
 	}
 	shown.Groups = nil
+	if err := checkProviders(shown.Providers); err != nil || len(shown.Providers) != 1 {
+		t.Errorf("providers %v: %v", shown.Providers, err)
+	}
+	shown.Providers = nil
 	if !reflect.DeepEqual(shown, defaults) {
 		t.Errorf("the example shows %+v, the defaults are %+v", shown, defaults)
 	}
-	for _, typ := range []reflect.Type{reflect.TypeFor[config](), reflect.TypeFor[limitsConfig](), reflect.TypeFor[dhGroup]()} {
+	for _, typ := range []reflect.Type{reflect.TypeFor[config](), reflect.TypeFor[limitsConfig](), reflect.TypeFor[dhGroup](), reflect.TypeFor[providerConfig]()} {
 		for i := range typ.NumField() {
-			if name := typ.Field(i).Tag.Get("toml"); name != "" && !strings.Contains(full, "\n"+name+" = ") && name != "limits" && name != "dh-groups" {
+			if name := typ.Field(i).Tag.Get("toml"); name != "" && !strings.Contains(full, "\n"+name+" = ") && name != "limits" && name != "dh-groups" && name != "providers" && name != "settings" {
 				t.Errorf("the example does not document %s", name)
 			}
 		}
@@ -101,7 +112,9 @@ func TestConfigRefusals(t *testing.T) {
 		good + "[limits]\nage = 5x", good + "[limits]\nsessions = -1", good + "[limits]\nuse = 1", good + "psk-prefix = \"rsa/\"",
 		good + "rsa-prefix = \"\"", good + "ec-prefix = \"rsa/\"", good + "ec-prefix = \"\"", good + "allow = \"RSA\"", good + "[[dh-groups]]\nid = \"x\"", good + "[[dh-groups]]\nid = \"x\"\ngroup = \"modp1\"",
 		good + "[[dh-groups]]\ngroup = \"modp2048\"", good + "[[dh-groups]]\nid = \"x\"\ngroup = \"modp2048\"\np = \"17\"\ng = \"2\"",
-		good + "[[dh-groups]]\nid = \"x\"\np = \"2g\"\ng = \"2\"", good + strings.Repeat("[[dh-groups]]\nid = \"x\"\ngroup = \"modp2048\"\n", 2), good + "\x00", good + "[limits]\nuses = -1",
+		good + "[[dh-groups]]\nid = \"x\"\np = \"2g\"\ng = \"2\"", good + strings.Repeat("[[dh-groups]]\nid = \"x\"\ngroup = \"modp2048\"\n", 2), good + "\x00", good + "[[providers]]\nname = \"a\"\nsha256 = \"0\"", good + "[[providers]]\nname = \"a\"\nbinary = \"/a\"",
+		good + "[[providers]]\nname = \"A:\"\nbinary = \"/a\"\nsha256 = \"0\"", good + strings.Repeat("[[providers]]\nname = \"a\"\nbinary = \"/a\"\nsha256 = \"0\"\n", 2),
+		good + "[[providers]]\nname = \"a\"\nbinary = \"/a\"\nsha256 = \"0\"\npin = \"1\"", good + "[limits]\nuses = -1",
 	} {
 		if c, err := parseConfig(bad); err == nil {
 			t.Errorf("taken: %q: %+v", bad, c)

@@ -24,8 +24,9 @@ import (
 // An opened agent is ready to serve.
 type opened struct {
 	*custody.Agent
-	keys *software.Provider
-	log  *secret.Log
+	keys    *software.Provider
+	running connected
+	log     *secret.Log
 }
 
 // open unlocks the keys and makes the agent. stdin is what keys are imported from, or nil.
@@ -42,12 +43,15 @@ func open(ctx context.Context, cfg *config, findings []plugin.Finding, stdin io.
 	if o.keys, err = software.Open(cfg.Keys, cfg.unlock(), software.Options{KeyLog: o.log}); err != nil {
 		return nil, &exitError{exitKeys, err, keysHint(err, cfg)}
 	}
+	if o.running, err = connect(ctx, cfg); err != nil {
+		return nil, err
+	}
 	groups, err := cfg.dhGroups()
 	if err != nil {
 		return nil, &exitError{exitConfig, err, ""}
 	}
 	o.Agent, err = custody.New(ctx, custody.Config{
-		Provider: o.keys, TokenKeys: cfg.TokenKeys, StorageKey: cfg.StorageKey,
+		Provider: o.running.with(o.keys), TokenKeys: cfg.TokenKeys, StorageKey: cfg.StorageKey,
 		PSKPrefix: cfg.PSKPrefix, RSAPrefix: cfg.RSAPrefix, ECPrefix: cfg.ECPrefix, ServicePrefix: cfg.ServicePrefix,
 		Limits: cfg.Limits.custody(), Allow: cfg.Allow, Groups: groups,
 		KeyLog: o.log, Manage: cfg.manage, Findings: wireFindings(findings), Stdin: stdin,
@@ -62,6 +66,7 @@ func open(ctx context.Context, cfg *config, findings []plugin.Finding, stdin io.
 }
 
 func (o *opened) close() {
+	o.running.close()
 	if o.keys != nil {
 		o.keys.Close()
 	}

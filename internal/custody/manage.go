@@ -145,7 +145,9 @@ func (a *Agent) publicKey(ctx context.Context, r *wire.PublicKeyRequest) (*wire.
 		return nil, unsupported(noNumber, "reading the public half of a key that has none")
 	}
 	spki, err := public.PublicKey(ctx)
-	return &wire.PublicKeyReply{Key: a.described(key.Info()), SPKI: spki}, err
+	info := key.Info()
+	info.Name = strings.Clone(r.Name) // which may name the provider, too
+	return &wire.PublicKeyReply{Key: a.described(info), SPKI: spki}, err
 }
 
 // health reports what the process found at its start, and how the provider is now.

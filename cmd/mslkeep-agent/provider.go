@@ -1,0 +1,205 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/mslkeep/mslkeep/plugin"
+	"github.com/mslkeep/mslkeep/providers"
+)
+
+// A providerConfig is a [[providers]] section. Its own settings are passed on unread.
+type providerConfig struct {
+	Name     string         `toml:"name"`
+	Binary   string         `toml:"binary"`
+	SHA256   string         `toml:"sha256"`
+	Env      []string       `toml:"env"`
+	Timeout  time.Duration  `toml:"timeout"`
+	Settings map[string]any `toml:"settings"`
+}
+
+var providerName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+
+func checkProviders(all []providerConfig) error {
+	seen := make(map[string]bool)
+	for _, p := range all {
+		switch {
+		case !providerName.MatchString(p.Name) || seen[p.Name]:
+			return fmt.Errorf("[[providers]] %q: each must have a name of its own, of small letters, digits and hyphens", p.Name)
+		case p.Binary == "":
+			return fmt.Errorf("[[providers]] %q: binary is missing", p.Name)
+		case p.SHA256 == "":
+			return fmt.Errorf("[[providers]] %q: sha256 is missing; mslkeep-agent provider hash prints it", p.Name)
+		case p.Timeout < 0:
+			return fmt.Errorf("[[providers]] %q: timeout must not be negative", p.Name)
+		}
+		seen[p.Name] = true
+	}
+	return nil
+}
+
+// connected are the providers that run in processes of their own, by name.
+type connected map[string]*providers.Connection
+
+// connect starts all providers of the configuration.
+func connect(ctx context.Context, cfg *config) (_ connected, err error) {
+	all := make(connected)
+	defer func() {
+		if err != nil {
+			all.close()
+		}
+	}()
+	for _, p := range cfg.Providers {
+		if all[p.Name], err = p.connect(ctx); err != nil {
+			delete(all, p.Name)
+			return nil, &exitError{exitProvider, fmt.Errorf("starting provider %s: %w", p.Name, err), providerHint(err, cfg)}
+		}
+	}
+	return all, nil
+}
+
+func (p *providerConfig) connect(ctx context.Context) (*providers.Connection, error) {
+	settings := []byte("{}")
+	if p.Settings != nil {
+		var err error
+		if settings, err = json.Marshal(p.Settings); err != nil {
+			return nil, fmt.Errorf("its settings: %w", err)
+		}
+	}
+	// Standard error, as it is now: go-plugin replaces os.Stderr when this process serves its parent.
+	return providers.Connect(ctx, providers.Config{Path: p.Binary, SHA256: p.SHA256, Settings: settings, Timeout: p.Timeout,
+		Env: append([]string{"CREDENTIALS_DIRECTORY"}, p.Env...), Log: &prefixedLog{to: os.Stderr, prefix: "provider " + p.Name + ": "}})
+}
+
+func providerHint(err error, cfg *config) string {
+	if errors.Is(err, plugin.ErrHashMismatch) {
+		return "if the binary was changed on purpose, set sha256 in " + cfg.path + " to what mslkeep-agent provider hash prints"
+	}
+	return "check its section in " + cfg.path + " with: mslkeep-agent provider check --config " + cfg.path
+}
+
+// with returns keys and the providers as one.
+func (c connected) with(keys providers.Provider) providers.Provider {
+	if len(c) == 0 {
+		return keys
+	}
+	j := &providers.Joined{Main: keys, Named: make(map[string]providers.Provider)}
+	for name, p := range c {
+		j.Named[name] = p.Provider()
+	}
+	return j
+}
+
+func (c connected) close() {
+	for _, p := range c {
+		p.Close()
+	}
+}
+
+// prefixedLog says whose a line is.
+type prefixedLog struct {
+	to     io.Writer
+	prefix string
+}
+
+func (l *prefixedLog) Write(b []byte) (int, error) {
+	_, err := l.to.Write(append([]byte(l.prefix), b...))
+	return len(b), err
+}
+
+// providerCommand is mslkeep-agent provider.
+func providerCommand(ctx context.Context, o *options, out io.Writer) error {
+	switch o.operation {
+	case "hash":
+		return hashProvider(o.file, out)
+	case "list", "check":
+	default:
+		return usageError("provider takes hash, list or check")
+	}
+	cfg, err := loadConfig(o.config)
+	if err != nil {
+		return &exitError{exitConfig, err, ""}
+	}
+	plugin.Harden(false)
+	failed := 0
+	for i := range cfg.Providers {
+		p := &cfg.Providers[i]
+		if o.operation == "list" {
+			fmt.Fprintf(out, "%s\t%s\n", p.Name, p.Binary)
+		} else if err := p.check(ctx, out); err != nil {
+			fmt.Fprintf(out, "%s: FAILED: %v\n", p.Name, err)
+			failed++
+		}
+	}
+	if failed > 0 {
+		return &exitError{exitProvider, fmt.Errorf("%d of %d providers failed", failed, len(cfg.Providers)), ""}
+	}
+	return nil
+}
+
+// hashProvider prints a section for the configuration.
+func hashProvider(path string, out io.Writer) error {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	sum, err := plugin.HashFile(path)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "[[providers]]\nname = \"\"\nbinary = %q\nsha256 = %q\n", path, sum)
+	return err
+}
+
+// check starts a provider as the agent does, and uses every version of every key.
+func (p *providerConfig) check(ctx context.Context, out io.Writer) error {
+	c, err := p.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if d, ok := c.Provider().(providers.Describer); ok {
+		what, err := d.Describe(ctx)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "%s: started: %s %s\n", p.Name, what.Name, what.Version)
+	}
+	infos, err := c.Provider().Keys(ctx)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(infos, func(x, y providers.KeyInfo) int {
+		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.Version, y.Version))
+	})
+	bad := 0
+	for _, i := range infos {
+		k, err := c.Provider().Open(ctx, i.Name, i.Version)
+		if err == nil {
+			err = providers.TryKey(ctx, k)
+		}
+		says := "good"
+		if err != nil {
+			says = "FAILED: " + string(bytes.TrimSpace([]byte(err.Error())))
+			bad++
+		}
+		fmt.Fprintf(out, "%s:%s version %d, %s: %s\n", p.Name, i.Name, i.Version, i.Type, says)
+	}
+	if bad > 0 {
+		return fmt.Errorf("%d of %d keys cannot be used", bad, len(infos))
+	}
+	return c.Provider().(providers.HealthChecker).Health(ctx)
+}

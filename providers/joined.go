@@ -1,0 +1,129 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package providers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A Joined is several providers seen as one: a key of the provider NAME is called NAME:KEY, and one of Main
+// has its own name. A key's Info has the name that its own provider knows.
+//
+// What it can do beyond using keys depends on the key's name, so it has all the methods, which fail with
+// NotSupported where that provider has not.
+type Joined struct {
+	Main  Provider
+	Named map[string]Provider // by names without a colon
+}
+
+// route returns the provider of a key, its name there, and the prefix of such names.
+func (j *Joined) route(name string) (p Provider, own, prefix string) {
+	if who, rest, ok := strings.Cut(name, ":"); ok && j.Named[who] != nil {
+		return j.Named[who], rest, who + ":"
+	}
+	return j.Main, name, ""
+}
+
+// Keys lists the keys of all providers.
+func (j *Joined) Keys(ctx context.Context) ([]KeyInfo, error) {
+	all, err := j.Main.Keys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for who, p := range j.Named {
+		infos, err := p.Keys(ctx)
+		if err != nil {
+			return nil, failureOf(who, err)
+		}
+		for _, i := range infos {
+			i.Name = who + ":" + i.Name
+			all = append(all, i)
+		}
+	}
+	return all, nil
+}
+
+// failureOf adds to an error whose it is.
+func failureOf(who string, err error) error {
+	return &Error{Code: CodeOf(err), Op: "provider " + who, Err: err}
+}
+
+// Open opens a key of one of the providers.
+func (j *Joined) Open(ctx context.Context, name string, version uint32) (Key, error) {
+	p, own, _ := j.route(name)
+	return p.Open(ctx, own, version)
+}
+
+// Do does a batch in one round trip if all of it is for one provider.
+func (j *Joined) Do(ctx context.Context, ops []Operation, stop bool) []Result {
+	var one Provider
+	routed := slices.Clone(ops)
+	for i := range ops {
+		p, own, _ := j.route(ops[i].Key)
+		if routed[i].Key = own; i > 0 && p != one {
+			return doEach(ctx, j, ops, stop)
+		}
+		one = p
+	}
+	if one == nil {
+		return nil
+	}
+	return Do(ctx, one, routed, stop)
+}
+
+var errCannot = errors.New("this provider cannot do that")
+
+// change does what makes or changes a key, if its provider has the capability T.
+func change[T any](j *Joined, op, name string, do func(p T, own string) (KeyInfo, error)) (KeyInfo, error) {
+	p, own, prefix := j.route(name)
+	able, ok := p.(T)
+	if !ok {
+		return KeyInfo{}, &Error{Code: NotSupported, Op: op, Err: errCannot}
+	}
+	info, err := do(able, own)
+	info.Name = prefix + info.Name
+	return info, err
+}
+
+// Generate makes a key, if the provider that its name begins with can.
+func (j *Joined) Generate(ctx context.Context, name string, t KeyType) (KeyInfo, error) {
+	return change(j, "generating a key", name, func(g Generator, own string) (KeyInfo, error) { return g.Generate(ctx, own, t) })
+}
+
+// Import takes a key, if the provider that its name begins with can.
+func (j *Joined) Import(ctx context.Context, name string, t KeyType, key []byte) (KeyInfo, error) {
+	return change(j, "importing a key", name, func(i Importer, own string) (KeyInfo, error) { return i.Import(ctx, own, t, key) })
+}
+
+// Rotate rotates a key, if its provider can.
+func (j *Joined) Rotate(ctx context.Context, name string) (KeyInfo, error) {
+	return change(j, "rotating a key", name, func(r Rotator, own string) (KeyInfo, error) { return r.Rotate(ctx, own) })
+}
+
+// Destroy destroys a version of a key, if its provider can.
+func (j *Joined) Destroy(ctx context.Context, name string, version uint32) error {
+	_, err := change(j, "destroying a key", name, func(d Destroyer, own string) (KeyInfo, error) {
+		return KeyInfo{}, d.Destroy(ctx, own, version)
+	})
+	return err
+}
+
+// Health checks all providers, and says what is wrong with those that are not well.
+func (j *Joined) Health(ctx context.Context) error {
+	errs := []error{Check(ctx, j.Main)}
+	for who, p := range j.Named {
+		if err := Check(ctx, p); err != nil {
+			errs = append(errs, failureOf(who, err))
+		}
+	}
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	if len(errs) == 0 {
+		return nil
+	}
+	return &Error{Code: CodeOf(errs[0]), Op: fmt.Sprintf("checking %d providers", 1+len(j.Named)), Err: errors.Join(errs...)}
+}

@@ -1,0 +1,93 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package providers_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/mslkeep/mslkeep/providers"
+	"github.com/mslkeep/mslkeep/providers/providertest"
+	"github.com/mslkeep/mslkeep/providers/software"
+)
+
+func newSoftware(t *testing.T) *software.Provider {
+	t.Helper()
+	dir := t.TempDir()
+	unlock := software.Unlock{KeySource: "file:" + filepath.Join(dir, "unlock")}
+	if err := software.NewUnlockKey(filepath.Join(dir, "unlock")); err != nil {
+		t.Fatal(err)
+	}
+	p, err := software.Create(filepath.Join(dir, "keys"), unlock, software.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	return p
+}
+
+// bare is a provider that can only use keys, and is not well.
+type bare struct{ p providers.Provider }
+
+func (b bare) Keys(ctx context.Context) ([]providers.KeyInfo, error) { return b.p.Keys(ctx) }
+func (b bare) Open(ctx context.Context, name string, v uint32) (providers.Key, error) {
+	return b.p.Open(ctx, name, v)
+}
+func (b bare) Health(context.Context) error { return &providers.Error{Code: providers.Device} }
+
+func TestJoined(t *testing.T) {
+	ctx, main, a, b := t.Context(), newSoftware(t), newSoftware(t), newSoftware(t)
+	j := &providers.Joined{Main: main, Named: map[string]providers.Provider{"a": a, "b": bare{b}}}
+	for _, name := range []string{"key", "a:key", "c:key"} {
+		info, err := j.Generate(ctx, name, providers.HMACSHA256)
+		if err != nil || info.Name != name {
+			t.Errorf("generating %s: %+v, %v", name, info, err)
+		}
+		if info, err = j.Rotate(ctx, name); err != nil || info.Name != name || info.Version != 2 {
+			t.Errorf("rotating %s: %+v, %v", name, info, err)
+		}
+	}
+	for _, err := range []error{
+		second(j.Generate(ctx, "b:key", providers.AES128)), second(j.Rotate(ctx, "b:key")),
+		second(j.Import(ctx, "b:key", providers.AES128, make([]byte, 16))), j.Destroy(ctx, "b:key", 1),
+	} {
+		if !errors.Is(err, providers.NotSupported) {
+			t.Errorf("what the provider cannot do: %v", err)
+		}
+	}
+	infos, err := j.Keys(ctx)
+	var names []string
+	for _, i := range infos {
+		names = append(names, i.Name)
+	}
+	slices.Sort(names)
+	if err != nil || !slices.Equal(names, []string{"a:key", "a:key", "c:key", "c:key", "key", "key"}) {
+		t.Errorf("keys %q, %v", names, err)
+	}
+	if _, err := main.Open(ctx, "a:key", 0); !errors.Is(err, providers.NoSuchKey) {
+		t.Errorf("the key of another provider is in the main one: %v", err)
+	}
+	results := providers.Do(ctx, j, []providers.Operation{{Key: "key", Op: providers.OpMAC}, {Key: "a:key", Op: providers.OpMAC},
+		{Key: "a:none", Op: providers.OpMAC}, {Key: "key", Op: providers.OpMAC}}, true)
+	if len(results) != 3 || len(results[1].Output) != 32 || !errors.Is(results[2].Err, providers.NoSuchKey) {
+		t.Errorf("a batch for two: %v", results)
+	}
+	if err := j.Health(ctx); !errors.Is(err, providers.Device) {
+		t.Errorf("health with one that is not well: %v", err)
+	}
+	if err := j.Destroy(ctx, "a:key", 1); err != nil {
+		t.Error(err)
+	}
+}
+
+func second(_ providers.KeyInfo, err error) error { return err }
+
+// TestJoinedConformance: keys of the main provider are as they were.
+func TestJoinedConformance(t *testing.T) {
+	providertest.Run(t, func(t *testing.T) providers.Provider { return &providers.Joined{Main: newSoftware(t)} },
+		providertest.Options{Generates: []providers.KeyType{providers.AES128, providers.HMACSHA256}})
+}
