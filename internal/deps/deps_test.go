@@ -45,6 +45,8 @@ var imports = map[string][]string{
 	"providers/internal/pb": {},
 	"providers/software":    {"providers", "internal/secret", "internal/aeskw"},
 
+	"pkcs11": {"providers", "internal/secret"},
+
 	"cmd/mslkeep":       {"msl", "msl/websocket", "agent"},
 	"cmd/mslkeep-agent": {"internal/custody", "plugin", "providers/software", "internal/wire", "internal/secret", "providers"},
 	"cmd/mslkeep-scan":  {"internal/memscan"},
@@ -65,11 +67,21 @@ var never = []struct {
 		from: []string{"msl", "msl/websocket", "agent", "cmd/mslkeep"},
 		to: []string{
 			module + "internal/custody", module + "internal/jose", module + "internal/secret", module + "internal/aeskw",
-			module + "providers", module + "providers/internal/pb", module + "providers/software", module + "internal/memscan",
+			module + "providers", module + "providers/internal/pb", module + "providers/software", module + "pkcs11", module + "internal/memscan",
 			"filippo.io/bigmod", // Diffie-Hellman's secret exponents
 			"github.com/miekg/pkcs11", "github.com/google/go-tpm/tpm2", "github.com/hashicorp/vault/api",
 		},
 		reason: "the protocol process never holds a key",
+	},
+	{
+		from:   []string{"internal/custody", "providers", "providers/software", "cmd/mslkeep-agent"},
+		to:     []string{module + "pkcs11", "github.com/miekg/pkcs11"},
+		reason: "the agent loads no C code",
+	},
+	{
+		from:   []string{"pkcs11"},
+		to:     []string{"net/http", module + "msl", module + "internal/wire", module + "internal/custody"},
+		reason: "a provider opens no network connection and knows nothing of MSL",
 	},
 	{
 		from:   []string{"internal/custody", "providers", "providers/software", "internal/secret", "internal/jose"},

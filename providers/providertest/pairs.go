@@ -47,6 +47,7 @@ func (s *suite) pairVectors(t *testing.T) {
 		case c.Group == "sign" && signs && supports(k, providers.RSAPKCS1):
 			got, err := signer.Sign(ctx, providers.RSAPKCS1, c.Bytes("data"))
 			same(t, c.Name, got, err, c.Bytes("signature"))
+		case m == providers.RSAPKCS1 && s.o.NoPKCS1Decryption:
 		case m != "" && decrypts && supports(k, m):
 			input := c.Bytes("output")
 			if c.Has("input") {
@@ -122,7 +123,10 @@ func (s *suite) rsa(t *testing.T) {
 	}
 	_, err := d.DecryptRSA(ctx, providers.AESGCM, make([]byte, 256))
 	code(t, "another mechanism", err, providers.NotSupported)
-	if supports(k, providers.RSAPKCS1) {
+	if s.o.NoPKCS1Decryption {
+		_, err := d.DecryptRSA(ctx, providers.RSAPKCS1, make([]byte, 256))
+		code(t, "PKCS #1", err, providers.NotSupported)
+	} else if supports(k, providers.RSAPKCS1) {
 		//lint:ignore SA1019 an MSL peer may need it
 		c, err := rsa.EncryptPKCS1v15(rand.Reader, pub, []byte("plain"))
 		if err != nil {

@@ -33,6 +33,8 @@ type Options struct {
 	Size int
 	// TooLarge is a number of bytes that an operation must refuse as Malformed; 0: not tried.
 	TooLarge int
+	// NoPKCS1Decryption is for RSA keys that sign with RSAPKCS1 but do not decrypt with it.
+	NoPKCS1Decryption bool
 	// Prefix begins the names of keys that the suite makes; default "conformance/".
 	Prefix string
 }
