@@ -3,10 +3,12 @@
 # make lint   gofmt, vet, staticcheck, go mod tidy
 # make bench  the benchmarks that README.md quotes
 # make generate   contract B's code, after a change of providers/provider.proto (needs protoc)
+# make simulate  10,000 exchanges of SEEDS simulated networks (default 20)
 # make fuzz   each fuzz target for FUZZTIME (default 1m)
 
 GO       ?= go
 FUZZTIME ?= 1m
+SEEDS    ?= 20
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .PHONY: build demo test lint bench fuzz generate clean
@@ -36,6 +38,9 @@ lint:
 bench: build
 	bin/mslkeep bench
 	$(GO) test -run '^$$' -bench . ./internal/... ./agent ./msl
+
+simulate:
+	$(GO) test -count=1 -timeout 0 -v -run '^TestSimulation$$' ./internal/msltest/sim -seeds $(SEEDS) -exchanges 10000
 
 fuzz:
 	@for pkg in $$($(GO) list ./...); do \

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -82,7 +83,11 @@ func Run(t *testing.T, open func(t *testing.T) providers.Provider, o Options) {
 		{"Concurrent", (*suite).concurrent},
 	}
 	for _, part := range parts {
-		t.Run(part.name, func(t *testing.T) { part.run(&suite{p: open(t), o: o}, t) })
+		t.Run(part.name, func(t *testing.T) {
+			o := o
+			o.Prefix += strings.ToLower(part.name) + "/" // the same device may serve all parts
+			part.run(&suite{p: open(t), o: o}, t)
+		})
 	}
 }
 
