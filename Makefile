@@ -11,7 +11,7 @@ FUZZTIME ?= 1m
 SEEDS    ?= 20
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build demo test lint bench fuzz generate clean
+.PHONY: build demo test lint bench simulate fuzz generate clean
 
 build:
 	@mkdir -p bin

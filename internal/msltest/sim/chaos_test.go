@@ -6,9 +6,8 @@ package sim
 import (
 	"context"
 	"fmt"
-	"time"
-
 	"testing/synctest"
+	"time"
 
 	"github.com/mslkeep/mslkeep/msl"
 )
@@ -17,11 +16,10 @@ import (
 const patience = 15 * time.Minute
 
 // run has clients carry out so many operations, with a calm period now and then, until an invariant does not hold.
-func (s *simulation) run(exchanges int, progress func(int)) []error {
+func (s *simulation) run(exchanges int) []error {
 	for s.started < exchanges && len(s.failed()) == 0 {
 		if s.started%500 == 499 {
 			s.calmDown()
-			progress(s.started)
 		}
 		switch n := s.rng.IntN(1000); {
 		case n < 10:
@@ -82,7 +80,7 @@ func (s *simulation) start(o *operation) {
 // mischief does something bad to somebody.
 func (s *simulation) mischief() {
 	c, v := s.clients[s.rng.IntN(len(s.clients))], s.servers[s.rng.IntN(len(s.servers))]
-	n := s.rng.IntN(12)
+	n := s.rng.IntN(15)
 	s.trace.note("mischief %d: %s, %s", n, c.name, v.name)
 	switch n {
 	case 0: // a clock jumps
@@ -107,9 +105,9 @@ func (s *simulation) mischief() {
 		s.replay(v)
 	case 9:
 		c.snapshot()
-	case 10: // somebody loses patience
+	case 10, 11, 12, 13: // somebody loses patience
 		s.cancelOne()
-	case 11:
+	case 14:
 		if c.stream != nil {
 			c.stream.CloseIdle()
 		}
