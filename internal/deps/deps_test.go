@@ -54,6 +54,7 @@ var imports = map[string][]string{
 	// Tests only: these may import anything, and nothing but tests may import them.
 	"internal/msltest":        nil,
 	"internal/msltest/inproc": nil,
+	"internal/msltest/sim":    nil,
 	"providers/providertest":  nil,
 }
 
