@@ -6,6 +6,7 @@ package pkcs11
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -21,7 +22,7 @@ const (
 	maxDelay   = time.Second
 )
 
-// A link is one log-in. Sessions and handles of one link mean nothing to the next. It is immutable.
+// A link is one log-in. Sessions and handles of one link mean nothing to the next. Only witness changes.
 type link struct {
 	number     uint64 // counts links
 	slot       uint
@@ -29,6 +30,7 @@ type link struct {
 	owner      p11.SessionHandle // stays open, because the log-in ends with the last session
 	sessions   int               // most beside owner
 	mechanisms map[uint]uint     // flags (CKF_…)
+	witness    atomic.Uint64     // handle of the first key that was found, which tells whether the token is still there
 }
 
 // can reports whether the token says that it has a mechanism for a use.

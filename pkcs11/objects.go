@@ -74,7 +74,7 @@ func (s *session) find(template []*p11.Attribute) (found []p11.ObjectHandle, err
 		err = ferr
 	}
 	if err == nil && len(found) == 0 {
-		err = s.loggedIn() // a log-in that was lost looks like an empty token
+		err = s.present() // a log-in or token that was lost looks like an empty token
 	}
 	return found, err
 }
@@ -111,6 +111,7 @@ func (o *object) at(s *session) (p11.ObjectHandle, error) {
 		return 0, failure(providers.NoSuchKey, "finding a key again", errGone)
 	case 1:
 		o.handle.Store(&handle{s.link, found[0]})
+		s.link.witness.CompareAndSwap(0, uint64(found[0]))
 		return found[0], nil
 	}
 	return 0, failure(providers.Corrupt, "finding a key again", errAmbiguous)
@@ -143,6 +144,7 @@ func (s *session) read(class uint, h p11.ObjectHandle) (*object, error) {
 		o.allowed = numbers(list[0])
 	}
 	o.handle.Store(&handle{s.link, h})
+	s.link.witness.CompareAndSwap(0, uint64(h))
 	return o, s.typed(o, h)
 }
 

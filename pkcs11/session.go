@@ -99,7 +99,7 @@ func (p *Provider) leave(j *job) bool {
 }
 
 // maxTries is how often a job is begun: each thing that can be lost may be lost once.
-const maxTries = 3
+const maxTries = 4
 
 // attempt does a job, and what can be done about its errors.
 func (s *session) attempt(j *job) error {
@@ -169,6 +169,24 @@ func (s *session) close(l *link) {
 
 // call makes a call into the module.
 func (s *session) call(name string, f func(*p11.Ctx) error) error { return s.p.module.call(name, f) }
+
+// present fails with CKR_TOKEN_NOT_PRESENT if a key that was there is there no longer: SoftHSM goes on as an empty
+// token when its files are taken away, also when they are back. If the key was destroyed, that costs one start
+// of the module.
+func (s *session) present() error {
+	if err := s.loggedIn(); err != nil {
+		return err
+	}
+	witness := s.link.witness.Load()
+	if witness == 0 {
+		return nil
+	}
+	_, err := s.attributes(p11.ObjectHandle(witness), p11.CKA_CLASS)
+	if err != nil && classify(err, useOther) == classObject {
+		return p11.Error(p11.CKR_TOKEN_NOT_PRESENT)
+	}
+	return err
+}
 
 // loggedIn fails with CKR_USER_NOT_LOGGED_IN unless the session can see private objects.
 func (s *session) loggedIn() error {
