@@ -162,17 +162,13 @@ func (c *sessionClaims) encode() []byte {
 // openMasterToken verifies and decrypts a token. ok false without an error means that it was not issued
 // here. The caller wipes the session.
 func (a *Agent) openMasterToken(ctx context.Context, t wire.Token) (s *session, ok bool, err error) {
-	keys, ok, err := a.verifyToken(ctx, t)
+	var claims masterClaims
+	plain, ok, err := a.openToken(ctx, t, func(data []byte) (_ []byte, err error) {
+		claims, err = parseMasterClaims(data)
+		return claims.sessionData, err
+	})
 	if err != nil || !ok {
-		return nil, false, err
-	}
-	claims, err := parseMasterClaims(t.Data)
-	if err != nil {
-		return nil, true, err
-	}
-	plain, err := keys.decrypt(ctx, claims.sessionData)
-	if err != nil {
-		return nil, true, err
+		return nil, ok, err
 	}
 	defer secret.Wipe(plain)
 	inner, err := parseSessionClaims(plain)

@@ -107,17 +107,12 @@ func (u *user) encode() []byte {
 // openUserIDToken verifies and decrypts a token. ok false without an error means that it was not issued
 // here.
 func (a *Agent) openUserIDToken(ctx context.Context, t wire.Token) (u user, ok bool, err error) {
-	keys, ok, err := a.verifyToken(ctx, t)
+	plain, ok, err := a.openToken(ctx, t, func(data []byte) ([]byte, error) {
+		claims, err := parseUserClaims(data)
+		return claims.userData, err
+	})
 	if err != nil || !ok {
-		return u, false, err
-	}
-	claims, err := parseUserClaims(t.Data)
-	if err != nil {
-		return u, true, err
-	}
-	plain, err := keys.decrypt(ctx, claims.userData)
-	if err != nil {
-		return u, true, err
+		return u, ok, err
 	}
 	u, err = parseUser(plain)
 	return u, true, err

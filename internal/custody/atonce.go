@@ -1,0 +1,75 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package custody
+
+import (
+	"context"
+
+	"github.com/mslkeep/mslkeep/internal/wire"
+	"github.com/mslkeep/mslkeep/providers"
+)
+
+// openToken verifies a token with the token keys, and decrypts the part of it that ciphertext finds in its
+// data. ok false without an error means that it was not issued here. The caller wipes the plaintext.
+func (a *Agent) openToken(ctx context.Context, t wire.Token, ciphertext func(data []byte) ([]byte, error)) (plain []byte, ok bool, err error) {
+	if plain, ok, err = a.openAtOnce(ctx, t, ciphertext); ok || err != nil {
+		return plain, ok, err
+	}
+	keys, ok, err := a.verifyToken(ctx, t)
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	b, err := ciphertext(t.Data)
+	if err != nil {
+		return nil, true, err
+	}
+	plain, err = keys.decrypt(ctx, b)
+	return plain, true, err
+}
+
+// openAtOnce does so in one round trip, if the provider takes batches and the token is of the newest keys
+// and in order. In all other cases ok is false: which it is, the slower way finds out. The provider
+// decrypts only what it has verified, since a batch stops at the first failure.
+func (a *Agent) openAtOnce(ctx context.Context, t wire.Token, ciphertext func(data []byte) ([]byte, error)) (plain []byte, ok bool, err error) {
+	batcher, can := a.provider.(providers.Batcher)
+	if !can || a.cfg.TokenKeys == "" || len(t.Data) == 0 || len(t.Data)+len(t.Signature) > maxToken || len(t.Signature) != macSize {
+		return nil, false, nil
+	}
+	b, err := ciphertext(t.Data)
+	if err != nil {
+		return nil, false, nil
+	}
+	e, err := parseEnvelope(nil, b, 1)
+	if err != nil || len(e.iv) != ivSize || len(e.ciphertext) == 0 || len(e.ciphertext)%16 != 0 {
+		return nil, false, nil
+	}
+	set, err := a.roleKeys(ctx, a.cfg.TokenKeys)
+	if err != nil {
+		return nil, false, err
+	}
+	mac, ok1 := set.newest().mac.(*providerMAC)
+	enc, ok2 := set.newest().enc.(*providerCBC)
+	if !ok1 || !ok2 || mac.verifier == nil {
+		return nil, false, nil
+	}
+	mac.key.used()
+	results := batcher.Do(ctx, []providers.Operation{
+		{Key: set.name + macSuffix, Version: mac.key.Info().Version, Op: providers.OpVerifyMAC, Input: t.Data, MAC: t.Signature},
+		{Key: set.name + encSuffix, Version: enc.key.Info().Version, Op: providers.OpDecrypt, Mechanism: providers.AESCBC, IV: e.iv, Input: e.ciphertext},
+	}, true)
+	for _, r := range results {
+		switch {
+		case r.Err == nil:
+		case codeOf(r.Err) == wire.VerificationFailed:
+			return nil, false, nil
+		default:
+			return nil, false, r.Err
+		}
+	}
+	if len(results) != 2 {
+		return nil, false, nil
+	}
+	enc.key.used()
+	return results[1].Output, true, nil
+}
