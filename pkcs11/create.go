@@ -60,7 +60,7 @@ func (p *Provider) create(ctx context.Context, op, name string, prepare func(*se
 		return providers.KeyInfo{}, failure(providers.Malformed, op, errName)
 	}
 	defer p.forget(name)
-	return do(ctx, p, op, useCreate, nil, func(s *session) (providers.KeyInfo, error) {
+	return do(ctx, p, op, useOther, nil, func(s *session) (providers.KeyInfo, error) {
 		p.creating.Lock()
 		defer p.creating.Unlock()
 		keys, err := s.versions(name, nil)
@@ -91,6 +91,7 @@ func (p *Provider) create(ctx context.Context, op, name string, prepare func(*se
 
 // put makes the objects of a key. It leaves none behind if it fails.
 func (s *session) put(m *material) error {
+	s.change = true
 	if m.made != nil && m.public == nil {
 		return s.call("C_GenerateKey", func(c *p11.Ctx) error {
 			_, err := c.GenerateKey(s.handle, []*p11.Mechanism{m.made}, m.private)
@@ -123,7 +124,7 @@ func (p *Provider) Destroy(ctx context.Context, name string, version uint32) err
 		return failure(providers.NoSuchKey, op, nil)
 	}
 	defer p.forget(name)
-	_, err := do(ctx, p, op, useCreate, nil, func(s *session) (none struct{}, err error) {
+	_, err := do(ctx, p, op, useOther, nil, func(s *session) (none struct{}, err error) {
 		p.creating.Lock()
 		defer p.creating.Unlock()
 		keys, err := s.versions(name, nil)
@@ -158,6 +159,7 @@ func (s *session) destroy(k *key) error {
 	if err != nil {
 		return err
 	}
+	s.change = true
 	if err := s.call("C_DestroyObject", func(c *p11.Ctx) error { return c.DestroyObject(s.handle, h) }); err != nil {
 		return err
 	}
@@ -183,6 +185,7 @@ func note(name string) []*p11.Attribute {
 }
 
 func (s *session) noteDestroyed(name string, version uint32) error {
+	s.change = true
 	template := append(note(name), p11.NewAttribute(p11.CKA_PRIVATE, true), p11.NewAttribute(p11.CKA_VALUE, binary.BigEndian.AppendUint32(nil, version)))
 	return s.call("C_CreateObject", func(c *p11.Ctx) error { _, err := c.CreateObject(s.handle, template); return err })
 }

@@ -36,9 +36,8 @@ const (
 type use uint8
 
 const (
-	useOther  use = iota
-	useOpen       // undoes what a peer has sealed: a failure that says nothing is the peer's
-	useCreate     // makes or removes an object, so is not to be done twice
+	useOther use = iota
+	useOpen      // undoes what a peer has sealed: a failure that says nothing is the peer's
 )
 
 // classify sorts an error.

@@ -148,15 +148,14 @@ func (u *uri) matches(info *p11.TokenInfo) bool {
 		same(u.manufacturer, info.ManufacturerID) && same(u.model, info.Model)
 }
 
-// login logs in. When the PIN must not be tried, or was refused, no other attempt will be made.
+// login logs in. When the PIN was refused, no other attempt will be made.
 func (p *Provider) login(l *link) error {
 	const op = "logging in to the token"
 	if l.info.Flags&p11.CKF_LOGIN_REQUIRED == 0 && p.token.pinSource == "" {
 		return nil
 	}
 	if err := p.mayTry(l.info.Flags); err != nil {
-		p.refuse = failure(providers.Locked, op, err)
-		return p.refuse
+		return failure(providers.Locked, op, err) // it may be tried when somebody has seen to the token
 	}
 	pin, err := readPIN(p.token.pinSource)
 	if err != nil {

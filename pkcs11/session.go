@@ -17,6 +17,7 @@ type session struct {
 	p      *Provider
 	link   *link // in which it was opened; nil: closed
 	handle p11.SessionHandle
+	change bool // the job has begun to change the token, so must not be done again
 }
 
 // A job is an operation that waits for a session.
@@ -109,10 +110,9 @@ func (s *session) attempt(j *job) error {
 			return cerr
 		}
 		var l *link
-		var began bool
-		l, began, err = s.once(j)
+		l, err = s.once(j)
 		c := classify(err, j.use)
-		if began && j.use == useCreate && c != classLogin {
+		if s.change {
 			return err
 		}
 		switch c {
@@ -134,14 +134,15 @@ func (s *session) attempt(j *job) error {
 	return err
 }
 
-// once does a job once, if there is a link and a session. began tells whether there was.
-func (s *session) once(j *job) (l *link, began bool, err error) {
+// once does a job once, if there is a link and a session.
+func (s *session) once(j *job) (*link, error) {
 	p := s.p
 	p.life.RLock()
 	defer p.life.RUnlock()
-	l = p.link
+	l := p.link
+	s.change = false
 	if l == nil {
-		return nil, false, p11.Error(p11.CKR_TOKEN_NOT_PRESENT)
+		return nil, p11.Error(p11.CKR_TOKEN_NOT_PRESENT)
 	}
 	if s.link != l { // what was open has ended with its link
 		s.link = nil
@@ -150,11 +151,11 @@ func (s *session) once(j *job) (l *link, began bool, err error) {
 			return err
 		})
 		if err != nil {
-			return l, false, err
+			return l, err
 		}
 		s.link = l
 	}
-	return l, true, j.run(s)
+	return l, j.run(s)
 }
 
 // close ends the session, so that the next job gets a new one.

@@ -1,0 +1,137 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package pkcs11
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	p11 "github.com/miekg/pkcs11"
+
+	"github.com/mslkeep/mslkeep/internal/secret"
+	"github.com/mslkeep/mslkeep/providers"
+)
+
+func TestPIN(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		write(t, path, text)
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		return "file:" + path
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", dir)
+	file("named", "1234", 0o400)
+	for source, want := range map[string]string{
+		file("plain", "1234\n", 0o600): "1234", file("dos", "12 34\r\n", 0o400): "12 34", "credential:named": "1234",
+		file("long", strings.Repeat("a", maxPIN)+"\n", 0o600): strings.Repeat("a", maxPIN),
+	} {
+		pin, err := readPIN(source)
+		if err != nil || !bytes.Equal(secret.Reveal(pin), []byte(want)) {
+			t.Errorf("%s: %v", source, err)
+		}
+	}
+	for _, source := range []string{"", "1234", "file:", "file:plain", "file:" + dir, "file:" + dir + "/none", "credential:", "credential:../named",
+		"credential:..", "|cat", file("group", "1234", 0o640), file("world", "1234", 0o604), file("empty", "", 0o600), file("line", "\n", 0o600),
+		file("two", "12\n34\n", 0o600), file("large", strings.Repeat("a", maxPIN+1), 0o600), file("nul", "12\x0034", 0o600)} {
+		if _, err := readPIN(source); err == nil {
+			t.Errorf("%s was accepted", source)
+		}
+	}
+}
+
+// Each thing that can be wrong at the start has a code and a text of its own.
+func TestStart(t *testing.T) {
+	h := newHSM(t)
+	texts := make(map[string]string)
+	for _, c := range []struct {
+		name string
+		code providers.Code
+		edit func(*Config)
+	}{
+		{"no module", providers.Device, func(c *Config) { c.Module += ".none" }},
+		{"relative path", providers.Malformed, func(c *Config) { c.Module = "libsofthsm2.so" }},
+		{"not a library", providers.Device, func(c *Config) { c.Module, c.SHA256 = h.textFile(t) }},
+		{"another hash", providers.Denied, func(c *Config) { c.SHA256 = strings.Repeat("0", 64) }},
+		{"no hash", providers.Malformed, func(c *Config) { c.SHA256 = "" }},
+		{"no token", providers.Transient, func(c *Config) { c.Token = strings.Replace(c.Token, "keys", "none", 1) }},
+		{"any token", providers.Malformed, func(c *Config) { c.Token = "pkcs11:?pin-source=file:" + h.pin }},
+		{"a key", providers.Malformed, func(c *Config) { c.Token = "pkcs11:token=keys;object=k?pin-source=file:" + h.pin }},
+		{"no PIN source", providers.Locked, func(c *Config) { c.Token = "pkcs11:token=keys" }},
+		{"no PIN file", providers.Locked, func(c *Config) { c.Token += ".none" }},
+		{"sessions", providers.Malformed, func(c *Config) { c.Sessions = -1 }},
+		{"a key's URI", providers.Malformed, func(c *Config) { c.Keys = map[string][]string{"a": {"pkcs11:type=private"}} }},
+	} {
+		config := h.config()
+		c.edit(&config)
+		p, err := Open(t.Context(), config)
+		if err == nil {
+			p.Close()
+		}
+		if providers.CodeOf(err) != c.code {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if other := texts[err.Error()]; other != "" {
+			t.Errorf("%s is said as %s is", c.name, other)
+		}
+		texts[err.Error()] = c.name
+	}
+	h.open(t, h.config())
+}
+
+func (h *hsm) textFile(t *testing.T) (path, sum string) {
+	path = filepath.Join(h.dir, "text")
+	write(t, path, "text")
+	return path, "982d9e3eb996f559e633f4d194def3761d909f5a3b647d1a851fead67c32c9d1"
+}
+
+// A wrong PIN is tried once, not again by a new process, and never when one more failure would lock the token.
+func TestWrongPIN(t *testing.T) {
+	h := newHSM(t)
+	write(t, h.pin, "wrong-pin\n")
+	_, err := Open(t.Context(), h.config())
+	if !errors.Is(err, providers.Locked) || !errors.Is(err, p11.Error(p11.CKR_PIN_INCORRECT)) {
+		t.Fatalf("a wrong PIN: %v", err)
+	}
+	if strings.Contains(err.Error(), "wrong-pin") {
+		t.Error("the error tells the PIN")
+	}
+	write(t, h.pin, testPIN+"\n")
+	if _, err = Open(t.Context(), h.config()); !errors.Is(err, providers.Locked) || !errors.Is(err, errPINCountLow) {
+		t.Fatalf("after a wrong PIN: %v", err)
+	}
+	config := h.config()
+	config.TryPINAgain = true
+	p := h.open(t, config)
+	for flag, want := range map[uint]error{p11.CKF_USER_PIN_FINAL_TRY: errPINFinalTry, p11.CKF_USER_PIN_LOCKED: errPINLocked, 0: nil} {
+		if err := p.mayTry(p11.CKF_USER_PIN_INITIALIZED | flag); err != want {
+			t.Errorf("flags %x: %v", flag, err)
+		}
+	}
+}
+
+// A PIN that is refused at a new log-in is not tried again.
+func TestPINChanged(t *testing.T) {
+	h := newHSM(t)
+	p := h.open(t, h.config())
+	write(t, h.pin, "wrong-pin\n")
+	if err := p.module.ctx.Logout(p.link.owner); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		if _, err := p.Keys(t.Context()); !errors.Is(err, providers.Locked) {
+			t.Fatalf("with a wrong PIN: %v", err)
+		}
+	}
+	if n := p.Calls()["C_Login"]; n != 2 {
+		t.Errorf("%d log-ins, not 2", n)
+	}
+}
