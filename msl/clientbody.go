@@ -153,7 +153,7 @@ func completeHeader(w *MessageWriter, t Exchange) error {
 	if err := w.closeHeader(); err != nil {
 		return err
 	}
-	return t.CloseWrite()
+	return sendError(t.CloseWrite())
 }
 
 // complete ends the message, and the request that carries it.
@@ -161,7 +161,7 @@ func complete(w *MessageWriter, t Exchange) error {
 	if err := w.Close(); err != nil {
 		return err
 	}
-	return t.CloseWrite()
+	return sendError(t.CloseWrite())
 }
 
 func (x *exchange) inBackground(write func() error, w *MessageWriter) {

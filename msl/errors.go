@@ -143,6 +143,17 @@ func withID(err error, id int64) error {
 	return e
 }
 
+// sendError makes what a transport says of sending an error of MSL.
+func sendError(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*Error](err); ok {
+		return err
+	}
+	return fail(MSLCommsFailure, "message", err)
+}
+
 // custodyError turns an error of custody into a protocol error. unverified is the code for what did
 // not verify or decrypt; a failure that names its own protocol error keeps it. Everything that is not
 // the peer's fault becomes a transient failure, so nothing is accepted while custody is away.

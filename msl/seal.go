@@ -65,10 +65,7 @@ func (w *MessageWriter) writeOldest() {
 func (w *MessageWriter) write(s sealed) {
 	w.spare = s.spare
 	if s.err == nil {
-		s.err = give(w.out, s.encoded)
-		if s.err != nil {
-			s.err = fail(MSLCommsFailure, "message", s.err)
-		}
+		s.err = sendError(give(w.out, s.encoded))
 	}
 	w.fail(s.err)
 }

@@ -130,7 +130,7 @@ func (w *MessageWriter) Flush() error {
 	}
 	w.finish()
 	if f, ok := w.out.(interface{ Flush() error }); ok && w.err == nil {
-		w.fail(f.Flush())
+		w.fail(sendError(f.Flush()))
 	}
 	return w.err
 }
