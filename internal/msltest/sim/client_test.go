@@ -50,7 +50,7 @@ func (c *client) start() {
 	config := *c.config
 	if config.PeerToPeer {
 		known := map[string]bool{config.RemoteIdentity: true}
-		config.Policy = &policy{MemoryPolicy: msl.NewMemoryPolicy(&config), known: known, revoked: make(map[int64]bool)}
+		config.Policy = &policy{sim: c.sim, MemoryPolicy: msl.NewMemoryPolicy(&config), known: known, revoked: make(map[int64]bool)}
 	}
 	var err error
 	if c.client, err = msl.NewClient(&config, c.keys, transport, c.store); err != nil {

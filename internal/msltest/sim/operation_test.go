@@ -314,5 +314,5 @@ func typed(err error) bool {
 	_, code := errors.AsType[msl.Code](err)
 	_, agent := errors.AsType[msl.FailureError](err)
 	_, simulated := errors.AsType[*errSimulated](err)
-	return own || remote || replay || code || agent || simulated || errors.Is(err, context.Canceled) || errors.Is(err, errReset)
+	return own || remote || replay || code || agent || simulated || errors.Is(err, context.Canceled)
 }

@@ -55,7 +55,7 @@ func (v *server) start() {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	config := *v.config
-	p := &policy{MemoryPolicy: msl.NewMemoryPolicy(&config), known: v.known, revoked: make(map[int64]bool)}
+	p := &policy{sim: v.sim, MemoryPolicy: msl.NewMemoryPolicy(&config), known: v.known, revoked: make(map[int64]bool)}
 	if v.policy != nil {
 		p.revoked = v.policy.revoked
 	}
@@ -68,6 +68,7 @@ func (v *server) start() {
 		if !typed(err) {
 			v.sim.broken("%s failed without an error of MSL: %w", v.name, err)
 		}
+		v.sim.saw(msl.CodeOf(err).Name())
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -103,6 +104,7 @@ func (v *server) serve(label string, conn net.Conn) {
 // A policy knows the entities that may speak to a server, and what is revoked.
 type policy struct {
 	*msl.MemoryPolicy
+	sim   *simulation
 	known map[string]bool // identities of entities
 
 	mu      sync.Mutex
@@ -143,6 +145,26 @@ func (p *policy) UserIDToken(_ context.Context, _ string, t *msl.UserIDToken) (m
 	if p.is(t.SerialNumber) {
 		return msl.UserIDTokenRevoked, nil
 	}
+	return 0, nil
+}
+
+// NonReplayable counts what the policy proper does.
+func (p *policy) NonReplayable(ctx context.Context, identity string, t *msl.MasterToken, id int64) (msl.Code, error) {
+	code, err := p.MemoryPolicy.NonReplayable(ctx, identity, t, id)
+	p.sim.saw("non-replayable id: " + code.Name())
+	return code, err
+}
+
+// UserScheme and KeyExchange count which are used.
+func (p *policy) UserScheme(_ context.Context, _, user, scheme string) (msl.Code, error) {
+	if user != "" {
+		p.sim.saw(scheme)
+	}
+	return 0, nil
+}
+
+func (p *policy) KeyExchange(_ context.Context, _, scheme string) (msl.Code, error) {
+	p.sim.saw(scheme)
 	return 0, nil
 }
 

@@ -70,7 +70,7 @@ func simulate(t *testing.T, seed uint64, exchanges int) (o outcome) {
 
 // results says how many operations ended how.
 func (s *simulation) results() map[string]int {
-	n := make(map[string]int)
+	n := s.seen
 	for _, o := range s.operations {
 		if o.err == nil {
 			n["succeeded"]++
@@ -105,12 +105,24 @@ func simulateOne(t *testing.T, seed uint64, exchanges int) {
 	if o.results["succeeded"] < o.results["failed"] {
 		t.Error("most operations failed: this shows nothing")
 	}
+	for _, what := range mustBeSeen {
+		if exchanges >= 5000 && o.results[what] == 0 && len(o.failed) == 0 {
+			t.Errorf("there was no %s", what)
+		}
+	}
 	for _, err := range o.failed {
 		t.Error(err)
 	}
 	if len(o.failed) > 0 {
 		t.Logf("to run it again: go test ./internal/msltest/sim -run TestSimulation -seed %d -exchanges %d\nthe last steps:\n%s", seed, exchanges, o.last)
 	}
+}
+
+// mustBeSeen is what happens in every long simulation, or it does not show what it should.
+var mustBeSeen = []string{
+	"SYMMETRIC_WRAPPED", "ASYMMETRIC_WRAPPED", "JWK_LADDER", "JWE_LADDER", "DIFFIE_HELLMAN", "EMAIL_PASSWORD", "USER_ID_TOKEN",
+	"non-replayable id: MESSAGE_REPLAYED", "non-replayable id: MESSAGE_REPLAYED_UNRECOVERABLE",
+	"MASTERTOKEN_UNTRUSTED", "MASTERTOKEN_IDENTITY_REVOKED", "USERIDTOKEN_REVOKED", "MESSAGE_EXPIRED_NOT_RENEWABLE",
 }
 
 // TestDeterministic: a seed does the same each time, to the last step.

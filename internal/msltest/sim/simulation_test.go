@@ -29,8 +29,9 @@ type simulation struct {
 	conns   sync.WaitGroup
 	started int
 
-	operations []*operation // guarded by schedule.mu, as is
+	operations []*operation // guarded by schedule.mu, as are
 	active     int
+	seen       map[string]int
 }
 
 const pskClients = 6
@@ -38,7 +39,7 @@ const pskClients = 6
 // newSimulation makes the networks: two servers that trust no token of each other, their clients, and two networks of
 // peers.
 func newSimulation(t testing.TB, seed uint64) *simulation {
-	s := &simulation{schedule: newSchedule(seed)}
+	s := &simulation{schedule: newSchedule(seed), seen: make(map[string]int)}
 	s.now.Store(time.Unix(1_700_000_000, 0).UnixMilli())
 	devices := map[string]inproc.KeySet{}
 	for i := range pskClients {
@@ -148,6 +149,13 @@ func (s *simulation) addClient(a *custody.Agent, v *server, own msl.EntityAuthDa
 	}
 	c.start()
 	s.clients = append(s.clients, c)
+}
+
+// saw counts that something has happened.
+func (s *simulation) saw(what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen[what]++
 }
 
 // caught notes a panic.
