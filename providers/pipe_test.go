@@ -114,7 +114,7 @@ type failing struct {
 func (f failing) MAC(context.Context, []byte) ([]byte, error) { return nil, f.err }
 
 // connect starts the test provider on a folder.
-func connect(t *testing.T, s settings, change func(*providers.Config)) *providers.Connection {
+func connect(t testing.TB, s settings, change func(*providers.Config)) *providers.Connection {
 	t.Helper()
 	path, err := os.Executable()
 	if err != nil {
@@ -277,6 +277,37 @@ func TestBreaker(t *testing.T) {
 	}
 	os.Remove(away)
 	eventually(t, k)
+
+	bad := macKey(t, c, "odd/talkative")
+	for range 20 { // data from a peer
+		if _, err := bad.MAC(t.Context(), nil); !errors.Is(err, providers.VerificationFailed) {
+			t.Fatalf("data that does not verify: %v", err)
+		}
+	}
+	if _, err := k.MAC(t.Context(), nil); err != nil {
+		t.Errorf("data from a peer counted as a fault: %v", err)
+	}
+}
+
+func BenchmarkPipe(b *testing.B) {
+	p := benchmarked(b)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			results := providers.Do(b.Context(), p, []providers.Operation{{Key: "mac", Op: providers.OpMAC, Input: make([]byte, 300)},
+				{Key: "mac", Op: providers.OpMAC, Input: make([]byte, 300)}}, true)
+			if len(results) != 2 || results[1].Err != nil {
+				b.Fatal(results)
+			}
+		}
+	})
+}
+
+func benchmarked(b *testing.B) providers.Provider {
+	c := connect(b, settings{}, nil)
+	if _, err := c.Provider().(providers.Generator).Generate(b.Context(), "mac", providers.HMACSHA256); err != nil {
+		b.Fatal(err)
+	}
+	return c.Provider()
 }
 
 func TestStartFails(t *testing.T) {

@@ -72,17 +72,21 @@ func (r *remote) Open(ctx context.Context, name string, version uint32) (Key, er
 		return nil, &Error{Code: Device, Op: op, Err: errAnswer}
 	}
 	k := &remoteKey{c: r.c, info: info, mechanisms: named[Mechanism](reply.Key.Mechanisms)}
-	var set uint16
-	for _, o := range reply.Key.Operations {
-		if o >= pb.Operation_ENCRYPT && o <= pb.Operation_PUBLIC_KEY {
-			set |= 1 << o
-		}
-	}
-	key, ok := withCapabilities(k, set)
+	key, ok := withCapabilities(k, operations(reply.Key.Operations))
 	if !ok {
 		return nil, &Error{Code: Device, Op: op, Err: errAnswer}
 	}
 	return key, nil
+}
+
+// operations makes a set. What this version does not know is left out.
+func operations(advertised []pb.Operation) (set uint16) {
+	for _, o := range advertised {
+		if o >= pb.Operation_ENCRYPT && o <= pb.Operation_PUBLIC_KEY {
+			set |= 1 << o
+		}
+	}
+	return set
 }
 
 // Do does a batch in one round trip.
