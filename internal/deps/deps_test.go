@@ -58,6 +58,7 @@ var imports = map[string][]string{
 	"internal/msltest/inproc": nil,
 	"internal/msltest/sim":    nil,
 	"providers/providertest":  nil,
+	"softhsm-test":            nil,
 }
 
 // never says what may not be reached, even indirectly, from whom, and why.
