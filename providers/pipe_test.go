@@ -180,6 +180,19 @@ func eventually(t *testing.T, k providers.MACer) {
 	}
 }
 
+// sendSignal sends a signal to the provider, once one runs.
+func sendSignal(t *testing.T, c *providers.Connection, sig syscall.Signal) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		if pid := c.PID(); pid > 0 && syscall.Kill(pid, sig) == nil { // 0 would be this process's group
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("no provider runs")
+		}
+	}
+}
+
 func TestErrorsSurvive(t *testing.T) {
 	c := connect(t, settings{}, nil)
 	for name, want := range map[string]providers.Code{"odd/error": providers.Device, "odd/panic": providers.Device,
@@ -216,9 +229,7 @@ func TestKilled(t *testing.T) {
 		})
 	}
 	for range 3 {
-		if pid := c.PID(); pid != 0 {
-			syscall.Kill(pid, syscall.SIGKILL)
-		}
+		sendSignal(t, c, syscall.SIGKILL)
 		eventually(t, k)
 	}
 	cancel()
@@ -236,7 +247,7 @@ func TestHung(t *testing.T) {
 	if now := c.PID(); now == pid || now == 0 {
 		t.Errorf("the hung provider still runs as %d", now)
 	}
-	syscall.Kill(c.PID(), syscall.SIGSTOP)
+	sendSignal(t, c, syscall.SIGSTOP)
 	if _, err := k.MAC(t.Context(), nil); !errors.Is(err, providers.Transient) {
 		t.Errorf("a stopped provider: %v", err)
 	}

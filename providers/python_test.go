@@ -59,7 +59,7 @@ func TestPython(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	syscall.Kill(c.PID(), syscall.SIGKILL)
+	sendSignal(t, c, syscall.SIGKILL)
 	eventually(t, k)
 	if got, err := k.MAC(t.Context(), nil); err != nil || string(got) != string(want) {
 		t.Errorf("after a restart: %x, %v", got, err)
