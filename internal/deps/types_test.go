@@ -23,7 +23,7 @@ import (
 // secretTypes are types that hold a key, or act for one. A package's path alone stands for all its types.
 var secretTypes = []string{
 	module + "internal/secret", module + "internal/custody", module + "internal/jose", module + "internal/aeskw",
-	module + "providers", module + "providers/software",
+	module + "providers", module + "providers/internal/pb", module + "providers/software",
 	"crypto.PrivateKey", "crypto.Signer", "crypto.Decrypter",
 	"crypto/rsa.PrivateKey", "crypto/ecdsa.PrivateKey", "crypto/ecdh.PrivateKey", "crypto/ed25519.PrivateKey", "crypto/dsa.PrivateKey",
 	"crypto/mlkem.DecapsulationKey768", "crypto/mlkem.DecapsulationKey1024",
