@@ -88,7 +88,7 @@ func providerHint(err error, cfg *config) string {
 	if errors.Is(err, plugin.ErrHashMismatch) {
 		return "if the binary was changed on purpose, set sha256 in " + cfg.path + " to what mslkeep-agent provider hash prints"
 	}
-	return "check its section in " + cfg.path + " with: mslkeep-agent provider check --config " + cfg.path
+	return "mslkeep provider check tells more"
 }
 
 // with returns keys and the providers as one.

@@ -15,6 +15,9 @@ import (
 	"github.com/mslkeep/mslkeep/msl"
 )
 
+// agentEnv are the variables that an agent of our own gets.
+var agentEnv = []string{"PATH", "CREDENTIALS_DIRECTORY", "TERM", "GOMAXPROCS"}
+
 // startAgent starts an agent of our own. It ends with this process. If it does not start, log gets nothing:
 // the error tells what the agent said.
 func startAgent(ctx context.Context, binary, sum string, args []string, log io.Writer) (*agent.Client, error) {
@@ -23,7 +26,7 @@ func startAgent(ctx context.Context, binary, sum string, args []string, log io.W
 	}
 	held := &heldLog{to: log}
 	k, err := agent.Start(ctx, agent.Config{Path: binary, SHA256: sum, Args: args, Log: held, Terminal: isTerminal(os.Stdin),
-		Env: []string{"PATH", "CREDENTIALS_DIRECTORY", "TERM", "GOMAXPROCS"}})
+		Env: agentEnv})
 	if err == nil {
 		held.release()
 		return k, nil

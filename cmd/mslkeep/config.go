@@ -121,20 +121,9 @@ func (c *config) connect(ctx context.Context, args ...string) (*agent.Client, er
 		}
 		return dialAgent(ctx, a.Socket)
 	}
-	binary := c.path(a.Binary)
-	if binary == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return nil, err
-		}
-		binary = filepath.Join(filepath.Dir(self), "mslkeep-agent")
-	}
-	sum := a.SHA256
-	if sum == "" {
-		sum = agentSHA256
-	}
-	if sum == "" {
-		return nil, configError(errNotPinned, "set sha256 in [agent], from: sha256sum "+binary)
+	binary, sum, err := c.agentBinary()
+	if err != nil {
+		return nil, err
 	}
 	if a.Config == "" {
 		return nil, configError(errors.New("[agent] names neither a config nor a socket"), "set config to the agent's file")
@@ -144,6 +133,24 @@ func (c *config) connect(ctx context.Context, args ...string) (*agent.Client, er
 		log = os.Stderr
 	}
 	return startAgent(ctx, binary, sum, append([]string{"--config", c.path(a.Config)}, args...), log)
+}
+
+// agentBinary returns the path of the agent's binary, and its SHA-256.
+func (c *config) agentBinary() (binary, sum string, err error) {
+	if binary = c.path(c.Agent.Binary); binary == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return "", "", err
+		}
+		binary = filepath.Join(filepath.Dir(self), "mslkeep-agent")
+	}
+	if sum = c.Agent.SHA256; sum == "" {
+		sum = agentSHA256
+	}
+	if sum == "" {
+		return "", "", configError(errNotPinned, "set sha256 in [agent], from: sha256sum "+binary)
+	}
+	return binary, sum, nil
 }
 
 // msl turns the file into the Config of package msl.

@@ -84,17 +84,22 @@ func keys(ctx context.Context, c *cli, args []string) error {
 }
 
 func (f *keyFlags) connect(ctx context.Context) (*agent.Client, error) {
+	cfg, err := f.load()
+	if err != nil {
+		return nil, err
+	}
+	return cfg.connect(ctx, "--manage")
+}
+
+// load returns the configuration that the flags name.
+func (f *keyFlags) load() (*config, error) {
 	if (f.config == "") == (f.agentConfig == "") {
 		return nil, usageError("give either --config or --agent-config")
 	}
-	cfg := &config{Agent: agentConfig{Config: f.agentConfig}}
 	if f.config != "" {
-		var err error
-		if cfg, err = loadConfig(f.config); err != nil {
-			return nil, err
-		}
+		return loadConfig(f.config)
 	}
-	return cfg.connect(ctx, "--manage")
+	return &config{Agent: agentConfig{Config: f.agentConfig}}, nil
 }
 
 // keyOperations is the table of what keys can do.
