@@ -37,7 +37,7 @@ func (p *Provider) Import(ctx context.Context, name string, t providers.KeyType,
 	}
 	info, err := p.create(ctx, op, name, func(s *session, last uint32, _ providers.KeyType) (*material, error) {
 		m := &material{info: providers.KeyInfo{Name: name, Version: last + 1, Type: t}}
-		m.private, m.public = u.templates(s.link, name, last+1)
+		m.private, m.public = u.templates(s.link, name, last+1, p.config.AnyMechanism)
 		m.private, m.public = append(m.private, private...), append(m.public, public...)
 		return m, nil
 	}, false)

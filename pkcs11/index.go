@@ -156,7 +156,7 @@ func (s *session) versions(name string, known []*key) ([]*key, error) {
 				}
 				version := uint32(i + 1)
 				if byNumber {
-					version = versionOf(k.id)
+					version = versionOf(k.label, k.id)
 				}
 				if version != 0 && k.info.Type != "" {
 					keys = append(keys, k.as(s.link, name, version))
@@ -237,7 +237,7 @@ func (p *Provider) Keys(ctx context.Context) ([]providers.KeyInfo, error) {
 				if err != nil {
 					return nil, err
 				}
-				o.info.Name, o.info.Version = string(o.label), versionOf(o.id)
+				o.info.Name, o.info.Version = string(o.label), versionOf(o.label, o.id)
 				if o.info.Name != "" && o.info.Version != 0 && o.info.Type != "" && p.named[o.info.Name] == nil {
 					infos = append(infos, o.info)
 				}

@@ -225,7 +225,18 @@ func (p *Provider) probe(l *link) error {
 			return err
 		}
 	}
+	for _, m := range p.config.Without {
+		for _, mechanism := range mechanismsOf[m] {
+			delete(l.mechanisms, mechanism)
+		}
+	}
 	return nil
+}
+
+// mechanismsOf names those that can be done without.
+var mechanismsOf = map[providers.Mechanism][]uint{
+	providers.AESCBC: {p11.CKM_AES_CBC_PAD}, providers.AESGCM: {p11.CKM_AES_GCM}, providers.RSAOAEP: {p11.CKM_RSA_PKCS_OAEP},
+	providers.RSAPKCS1: {p11.CKM_RSA_PKCS, p11.CKM_SHA256_RSA_PKCS}, providers.ECDSAP256: {p11.CKM_ECDSA},
 }
 
 // wanted are the mechanisms that this package uses.

@@ -54,8 +54,15 @@ func loadModule(path, sum string) (*module, error) {
 		return nil, failure(providers.Denied, op, err)
 	}
 	defer memory.Close()
-	ctx := p11.New(fmt.Sprintf("/proc/self/fd/%d", memory.Fd()))
+	// The loader takes a name that it knows for the library that it has loaded by it, so the number of
+	// this descriptor must not be used again: it stays open, as the library stays loaded.
+	fd, err := unix.FcntlInt(memory.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, failure(providers.Transient, op, err)
+	}
+	ctx := p11.New(fmt.Sprintf("/proc/self/fd/%d", fd))
 	if ctx == nil {
+		unix.Close(fd)
 		return nil, failure(providers.Device, op, errors.New("the file is no PKCS #11 library, or a library that it needs is missing: see ldd"))
 	}
 	return &module{ctx: ctx, calls: make(map[string]uint64)}, nil

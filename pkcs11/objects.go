@@ -5,6 +5,7 @@ package pkcs11
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"math/bits"
@@ -198,8 +199,11 @@ func secretType(keyType, size uint) providers.KeyType {
 
 const ckkSHA256HMAC = 0x2B // CKK_SHA256_HMAC
 
-// versionOf returns the version that an identifier is, or 0.
-func versionOf(id []byte) uint32 {
+// versionOf returns the version that the identifier of a label is, or 0.
+func versionOf(label, id []byte) uint32 {
+	if len(id) > 4 && bytes.Equal(id[:len(id)-4], idPrefix(label)) {
+		id = id[len(id)-4:]
+	}
 	if len(id) == 0 || len(id) > 4 {
 		return 0
 	}
@@ -208,12 +212,18 @@ func versionOf(id []byte) uint32 {
 	return binary.BigEndian.Uint32(b[:])
 }
 
-// idOf returns the identifier for a version, in as few bytes as it has.
-func idOf(version uint32) []byte {
-	return binary.BigEndian.AppendUint32(nil, version)[bits.LeadingZeros32(version)/8:]
+// idOf returns the identifier of a version that this package makes. No two keys have the same, because some
+// tokens (NSS) put the new one in place of the old.
+func idOf(label []byte, version uint32) []byte {
+	return binary.BigEndian.AppendUint32(idPrefix(label), version)
 }
 
-// byURI makes the search for a key.
+func idPrefix(label []byte) []byte {
+	sum := sha256.Sum256(label)
+	return sum[:8:8]
+}
+
+// template makes the search for a key.
 func (u *uri) template(class uint) []*p11.Attribute {
 	t := []*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, class), p11.NewAttribute(p11.CKA_TOKEN, true)}
 	if u.object != "" {

@@ -7,7 +7,8 @@
 // # Keys
 //
 // A name is the label of a key (CKA_LABEL), and a version its identifier (CKA_ID): one to four bytes that
-// are the version, big-endian. So
+// are the version, big-endian, or what this package makes, the first 8 bytes of the label's SHA-256 with the
+// version in 4 bytes, which no other key of the token has. So
 //
 //	pkcs11-tool --keygen --key-type AES:16 --label token.enc --id 02 --sensitive
 //
@@ -66,6 +67,12 @@ type Config struct {
 	// AllowRSAPKCS1 lets RSA keys decrypt with PKCS #1 v1.5, which is an oracle for whoever sees
 	// it fail (RFC 8017 §7.2).
 	AllowRSAPKCS1 bool
+	// Without lists mechanisms that are not used although the token has them, such as AES-GCM where its
+	// implementation crashes.
+	Without []providers.Mechanism
+	// AnyMechanism makes keys without CKA_ALLOWED_MECHANISMS, which some tokens cannot keep: they may then be
+	// used with every mechanism of their type and purpose.
+	AnyMechanism bool
 	// TryPINAgain tries the PIN although the token says that it was wrong the last time. It is never
 	// tried when one more failure would lock it.
 	TryPINAgain bool
@@ -118,6 +125,11 @@ func Open(ctx context.Context, c Config) (*Provider, error) {
 	}
 	if c.Wrapping == nil {
 		c.Wrapping = []string{"*.wrap"}
+	}
+	for _, m := range c.Without {
+		if mechanismsOf[m] == nil {
+			return nil, failure(providers.Malformed, op, fmt.Errorf("without: there is no mechanism %q", m))
+		}
 	}
 	named, err := parseNames(c.Keys)
 	if err != nil {

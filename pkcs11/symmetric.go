@@ -216,8 +216,22 @@ func (k *macKey) VerifyMAC(ctx context.Context, message, mac []byte) error {
 		if err := s.call("C_VerifyInit", func(c *p11.Ctx) error { return c.VerifyInit(s.handle, hmacSHA256, h) }); err != nil {
 			return none, device(err)
 		}
-		return none, s.call("C_Verify", func(c *p11.Ctx) error { return c.Verify(s.handle, message, mac) })
+		err = s.call("C_Verify", func(c *p11.Ctx) error { return c.Verify(s.handle, message, mac) })
+		return none, s.judge(k, message, mac, err)
 	})
+	return err
+}
+
+// judge finds out whether the MAC or the token is at fault, where the token's error may mean either: NSS answers
+// a MAC that does not match with whichever error it had last.
+func (s *session) judge(k *macKey, message, mac []byte, err error) error {
+	switch classify(err, useOther) {
+	case classToken, classPermanent:
+		want, serr := s.sign(k.object, hmacSHA256, message)
+		if serr == nil && subtle.ConstantTimeCompare(want, mac) != 1 {
+			return p11.Error(p11.CKR_SIGNATURE_INVALID)
+		}
+	}
 	return err
 }
 

@@ -61,7 +61,7 @@ var allUses = map[uint][]uint{
 func common(class, keyType uint, name string, version uint32, uses []uint) []*p11.Attribute {
 	t := []*p11.Attribute{
 		p11.NewAttribute(p11.CKA_CLASS, class), p11.NewAttribute(p11.CKA_KEY_TYPE, keyType), p11.NewAttribute(p11.CKA_TOKEN, true),
-		p11.NewAttribute(p11.CKA_LABEL, name), p11.NewAttribute(p11.CKA_ID, idOf(version)), p11.NewAttribute(p11.CKA_MODIFIABLE, false),
+		p11.NewAttribute(p11.CKA_LABEL, name), p11.NewAttribute(p11.CKA_ID, idOf([]byte(name), version)), p11.NewAttribute(p11.CKA_MODIFIABLE, false),
 	}
 	allowed := make(map[uint]bool)
 	for _, u := range uses {
@@ -74,7 +74,7 @@ func common(class, keyType uint, name string, version uint32, uses []uint) []*p1
 }
 
 // templates makes the attributes of a key: of the secret or private object, and of the public one.
-func (u *purpose) templates(l *link, name string, version uint32) (private, public []*p11.Attribute) {
+func (u *purpose) templates(l *link, name string, version uint32, anyMechanism bool) (private, public []*p11.Attribute) {
 	private = append(common(u.class, u.keyType, name, version, u.uses), p11.NewAttribute(p11.CKA_PRIVATE, true),
 		p11.NewAttribute(p11.CKA_SENSITIVE, true), p11.NewAttribute(p11.CKA_EXTRACTABLE, false))
 	var allowed []uint
@@ -85,7 +85,9 @@ func (u *purpose) templates(l *link, name string, version uint32) (private, publ
 			allowed = append(allowed, p11.CKM_RSA_PKCS) // which signs as well
 		}
 	}
-	private = append(private, p11.NewAttribute(p11.CKA_ALLOWED_MECHANISMS, mechanismList(allowed)))
+	if !anyMechanism {
+		private = append(private, p11.NewAttribute(p11.CKA_ALLOWED_MECHANISMS, mechanismList(allowed)))
+	}
 	if u.class == p11.CKO_PRIVATE_KEY {
 		public = append(common(p11.CKO_PUBLIC_KEY, u.keyType, name, version, u.publicUses), p11.NewAttribute(p11.CKA_PRIVATE, false))
 	}
@@ -99,7 +101,7 @@ func (s *session) newMaterial(op, name string, last uint32, t providers.KeyType)
 		return nil, failure(providers.NotSupported, op, errType)
 	}
 	m := &material{info: providers.KeyInfo{Name: name, Version: last + 1, Type: t}, made: p11.NewMechanism(u.generate, nil)}
-	m.private, m.public = u.templates(s.link, name, last+1)
+	m.private, m.public = u.templates(s.link, name, last+1, s.p.config.AnyMechanism)
 	switch u.keyType {
 	case p11.CKK_RSA:
 		m.public = append(m.public, p11.NewAttribute(p11.CKA_MODULUS_BITS, u.size), p11.NewAttribute(p11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1}))

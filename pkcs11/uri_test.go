@@ -4,6 +4,7 @@
 package pkcs11
 
 import (
+	"encoding/binary"
 	"strings"
 	"testing"
 )
@@ -56,12 +57,15 @@ func FuzzURI(f *testing.F) {
 
 func TestVersions(t *testing.T) {
 	for _, v := range []uint32{1, 2, 255, 256, 65536, 1 << 24, 1<<32 - 1} {
-		if got := versionOf(idOf(v)); got != v {
+		if got := versionOf([]byte("name"), binary.BigEndian.AppendUint32(nil, v)); got != v {
+			t.Errorf("version %d, by hand, is read as %d", v, got)
+		}
+		if got := versionOf([]byte("name"), idOf([]byte("name"), v)); got != v {
 			t.Errorf("version %d is read as %d", v, got)
 		}
 	}
-	for _, id := range [][]byte{nil, {0}, {0, 0}, {1, 2, 3, 4, 5}} {
-		if got := versionOf(id); got != 0 {
+	for _, id := range [][]byte{nil, {0}, {0, 0}, {1, 2, 3, 4, 5}, idOf([]byte("other"), 1)} {
+		if got := versionOf([]byte("name"), id); got != 0 {
 			t.Errorf("identifier %x is version %d", id, got)
 		}
 	}

@@ -11,6 +11,8 @@
 //	wrapping         names of the AES keys that wrap keys; default ["*.wrap"]
 //	keys             names of keys with other labels: {"name": ["pkcs11:object=…;id=%01", …]}
 //	allow-rsa-pkcs1  lets RSA keys decrypt with PKCS #1 v1.5
+//	without          mechanisms that are not to be used, such as ["AES-GCM"]
+//	any-mechanism    makes keys without CKA_ALLOWED_MECHANISMS, which some tokens cannot keep
 //	try-pin-again    tries the PIN although it was wrong the last time
 package main
 
@@ -26,14 +28,16 @@ import (
 )
 
 type settings struct {
-	Module        string              `json:"module"`
-	SHA256        string              `json:"sha256"`
-	Token         string              `json:"token"`
-	Sessions      int                 `json:"sessions"`
-	Wrapping      []string            `json:"wrapping"`
-	Keys          map[string][]string `json:"keys"`
-	AllowRSAPKCS1 bool                `json:"allow-rsa-pkcs1"`
-	TryPINAgain   bool                `json:"try-pin-again"`
+	Module        string                `json:"module"`
+	SHA256        string                `json:"sha256"`
+	Token         string                `json:"token"`
+	Sessions      int                   `json:"sessions"`
+	Wrapping      []string              `json:"wrapping"`
+	Keys          map[string][]string   `json:"keys"`
+	AllowRSAPKCS1 bool                  `json:"allow-rsa-pkcs1"`
+	Without       []providers.Mechanism `json:"without"`
+	AnyMechanism  bool                  `json:"any-mechanism"`
+	TryPINAgain   bool                  `json:"try-pin-again"`
 }
 
 func main() {
