@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -344,6 +345,45 @@ func TestStartFails(t *testing.T) {
 		if err == nil {
 			c.Close()
 		}
+	}
+}
+
+// TestLimits: what is too much is refused before it travels, and harms nobody.
+func TestLimits(t *testing.T) {
+	c := connect(t, settings{}, nil)
+	k := macKey(t, c, "mac")
+	op := providers.Operation{Key: "mac", Op: providers.OpMAC}
+	many := slices.Repeat([]providers.Operation{op}, providers.MaxBatch)
+	if r := providers.Do(t.Context(), c.Provider(), many, false); len(r) != providers.MaxBatch || r[0].Err != nil {
+		t.Errorf("a full batch: %v", r)
+	}
+	r := providers.Do(t.Context(), c.Provider(), append(many, op), false)
+	if len(r) != providers.MaxBatch+1 || !errors.Is(r[0].Err, providers.Malformed) {
+		t.Errorf("a batch of too many: %v", r)
+	}
+	half := providers.Operation{Key: "mac", Op: providers.OpMAC, Input: make([]byte, providers.MaxData/2+1)}
+	if r := providers.Do(t.Context(), c.Provider(), []providers.Operation{half, half}, true); len(r) != 1 || !errors.Is(r[0].Err, providers.Malformed) {
+		t.Errorf("a batch of too many bytes: %v", r)
+	}
+	if _, err := k.MAC(t.Context(), make([]byte, providers.MaxData)); err != nil {
+		t.Errorf("the most that goes: %v", err)
+	}
+	long := strings.Repeat("x", 5000)
+	if _, err := c.Provider().Open(t.Context(), long, 0); !errors.Is(err, providers.NoSuchKey) {
+		t.Errorf("a long name: %v", err)
+	}
+	if _, err := c.Provider().(providers.Generator).Generate(t.Context(), long, providers.AES128); !errors.Is(err, providers.Malformed) {
+		t.Errorf("generating a long name: %v", err)
+	}
+}
+
+// TestNoOrphan: a provider ends with its connection.
+func TestNoOrphan(t *testing.T) {
+	c := connect(t, settings{}, nil)
+	pid := c.PID()
+	c.Close()
+	if err := syscall.Kill(pid, 0); pid == 0 || !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("process %d is left: %v", pid, err)
 	}
 }
 
