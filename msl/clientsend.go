@@ -252,6 +252,9 @@ func (x *exchange) receive(ctx context.Context, sent *headerData) (*Message, err
 		return nil, err
 	}
 	if err := x.check(m, sent); err != nil {
+		if d, ok := m.NewSession.(interface{ Discard() }); ok {
+			d.Discard()
+		}
 		return nil, err
 	}
 	c.noteTime(m)
@@ -343,11 +346,13 @@ func (x *exchange) check(m *Message, sent *headerData) error {
 	return withID(fail(UnexpectedResponseMessageID, "answer", nil), m.ID)
 }
 
-// checkPushed makes sure that a message which answers nothing is for the user whose token this side has shown. It
-// may have been pushed to another one, and come again.
+// checkPushed makes sure that a message which answers nothing is for this side, and for the user whose token it has
+// shown. It may have been pushed to another one, or have answered another message, and come again: without a master
+// token anybody may be meant, and keys may be those of before.
 func checkPushed(m *Message, shown *UserIDToken) error {
 	have := m.UserIDToken
-	if (have == nil) != (shown == nil) || have != nil && have.SerialNumber != shown.SerialNumber {
+	sameUser := (have == nil) == (shown == nil) && (have == nil || have.SerialNumber == shown.SerialNumber)
+	if m.MasterToken == nil || m.KeyResponse != nil || !sameUser {
 		return withID(fail(UnexpectedResponseMessageID, "pushed message", nil), m.ID)
 	}
 	return nil

@@ -111,7 +111,11 @@ func (p *MemoryPolicy) Issued(identity string, t *MasterToken) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.look()
-	if p.issuedAt(t).After(p.horizon) {
+	issued := p.issuedAt(t)
+	if issued.After(p.latest) {
+		p.latest = issued // the clock was set back while it was issued
+	}
+	if issued.After(p.horizon) {
 		return
 	}
 	key := replayKey{identity, t.SerialNumber}

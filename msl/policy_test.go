@@ -190,3 +190,38 @@ func TestPolicyClockSetBackAtOnce(t *testing.T) {
 		t.Errorf("a token of before: %v, %v", got, err)
 	}
 }
+
+// TestPolicyClockSetBackWhileIssuing: a token may have been issued later than any time that the policy was shown.
+func TestPolicyClockSetBackWhileIssuing(t *testing.T) {
+	start := time.Unix(1_700_000_000, 0)
+	now := start
+	c := &Config{Clock: func() time.Time { return now }}
+	p := NewMemoryPolicy(c)
+	issue := func(serial int64, at time.Time) *MasterToken {
+		m := &MasterToken{SerialNumber: serial}
+		m.RenewalWindow, m.Expiration = tokenTimes(at, c.masterTokenRenewal(), c.masterTokenLifetime())
+		p.Issued("e", m)
+		return m
+	}
+	judge := func(m *MasterToken) Code {
+		code, err := p.NonReplayable(context.Background(), "e", m, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return code
+	}
+	ahead := issue(1, start.Add(100*time.Hour))
+	if got := judge(ahead); got != 0 {
+		t.Errorf("its first message: %v", got)
+	}
+	now = start.Add(-time.Hour)
+	forgotten := issue(2, now)
+	now = start.Add(24 * time.Hour)
+	if got := judge(forgotten); got == MessageReplayed {
+		t.Errorf("a message under a token that has expired: %v", got)
+	}
+	now = start // earlier than the forgotten one expired: all before is given up
+	if got := judge(ahead); got == 0 {
+		t.Error("the same message again was accepted")
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/mslkeep/mslkeep/internal/msltest/inproc"
 	"github.com/mslkeep/mslkeep/msl"
 )
 
@@ -44,5 +45,37 @@ func TestPushToAnotherUser(t *testing.T) {
 	}
 	if text, _, err := say(client, one, "once more"); text != "news" || err != nil {
 		t.Errorf("%q, %v", text, err)
+	}
+}
+
+// TestPushOfSomethingElse: an answer to another message is no pushed one: neither one that brought keys before, which the same
+// agent could still read, nor one to somebody else, under no session.
+func TestPushOfSomethingElse(t *testing.T) {
+	w := newWorld(t)
+	w.client.Entity = msl.RSA("rsa-client", "rsa-client-key")
+	keys := inproc.Agent(t)
+	start := func() *msl.Client {
+		w.newClient(nil).Close()
+		client, err := msl.NewClient(w.client, keys, w, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(client.Close)
+		return client
+	}
+	var recorded []byte
+	record := func(_ int, answer []byte) []byte { recorded = append([]byte(nil), answer...); return answer }
+	instead := func(int, []byte) []byte { return recorded }
+	for name, r := range map[string]msl.Request{
+		"brought keys": {Protection: msl.IntegrityProtected},
+		"has no token": {Protection: msl.Unprotected, User: "no credentials"},
+	} {
+		w.mangle = record
+		w.mustSay(start(), r, "x")
+		w.mangle = instead
+		r.AcceptPush = true
+		if text, _, err := say(start(), r, "x"); !errors.Is(err, msl.UnexpectedResponseMessageID) {
+			t.Errorf("one that %s: %q, %v", name, text, err)
+		}
 	}
 }
