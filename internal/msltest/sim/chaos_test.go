@@ -35,6 +35,7 @@ func (s *simulation) run(exchanges int) []error {
 		s.calmDown()
 	}
 	s.calm = true
+	s.trace.ended = true
 	s.close()
 	return s.failed()
 }

@@ -10,7 +10,6 @@ import (
 	"net"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
 	"github.com/mslkeep/mslkeep/msl"
@@ -19,7 +18,6 @@ import (
 // A post carries one message at a time, as HTTP does.
 type post struct {
 	server *server
-	count  atomic.Int64
 }
 
 // Open is as msl.Transport wants it.

@@ -165,11 +165,15 @@ type trace struct {
 	lines []string
 	count int
 	full  io.Writer // gets all lines, if not nil
+	ended bool
 }
 
 const traceLines = 400
 
 func (t *trace) note(format string, args ...any) {
+	if t.ended {
+		return
+	}
 	line := fmt.Sprintf(format, args...)
 	t.sum.Write([]byte(line))
 	if len(t.lines) == 2*traceLines {
