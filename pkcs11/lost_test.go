@@ -20,7 +20,7 @@ import (
 )
 
 // made makes a key and opens it.
-func made[K providers.Key](t *testing.T, p *Provider, name string, kt providers.KeyType) (key K) {
+func made[K providers.Key](t testing.TB, p *Provider, name string, kt providers.KeyType) (key K) {
 	t.Helper()
 	info, err := p.Generate(t.Context(), name, kt)
 	if err != nil {

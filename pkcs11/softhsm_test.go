@@ -26,7 +26,7 @@ type hsm struct {
 }
 
 // newHSM makes a token. The test is skipped if there is no SoftHSM.
-func newHSM(t *testing.T) *hsm {
+func newHSM(t testing.TB) *hsm {
 	t.Helper()
 	h := &hsm{dir: t.TempDir()}
 	for _, path := range modulePaths {
@@ -49,7 +49,7 @@ func newHSM(t *testing.T) *hsm {
 	return h
 }
 
-func (h *hsm) initToken(t *testing.T, label string) {
+func (h *hsm) initToken(t testing.TB, label string) {
 	t.Helper()
 	out, err := exec.Command("softhsm2-util", "--init-token", "--free", "--label", label, "--pin", testPIN, "--so-pin", "87654321").CombinedOutput()
 	if err != nil {
@@ -62,7 +62,7 @@ func (h *hsm) config() Config {
 }
 
 // open opens the token until the test ends.
-func (h *hsm) open(t *testing.T, c Config) *Provider {
+func (h *hsm) open(t testing.TB, c Config) *Provider {
 	t.Helper()
 	p, err := Open(t.Context(), c)
 	if err != nil {
@@ -76,7 +76,7 @@ func (h *hsm) open(t *testing.T, c Config) *Provider {
 	return p
 }
 
-func write(t *testing.T, path, text string) {
+func write(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

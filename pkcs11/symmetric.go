@@ -254,7 +254,7 @@ func (k *wrapKey) Wrap(ctx context.Context, key []byte) ([]byte, error) {
 		return nil, failure(providers.Malformed, op, errKeySize)
 	}
 	plain := secret.Take(bytes.Clone(key))
-	return do(ctx, k.p, op, useOther, k.object, func(s *session) (out []byte, err error) {
+	out, err := do(ctx, k.p, op, useOther, k.object, func(s *session) (out []byte, err error) {
 		h, err := k.at(s)
 		if err != nil {
 			return nil, err
@@ -266,14 +266,15 @@ func (k *wrapKey) Wrap(ctx context.Context, key []byte) ([]byte, error) {
 		}
 		defer s.remove(object)
 		err = s.call("C_WrapKey", func(c *p11.Ctx) error { out, err = c.WrapKey(s.handle, keyWrap, h, object); return err })
-		if err == nil {
-			plain.Wipe()
-			if len(out) != len(key)+8 {
-				err = failure(providers.Device, op, errResult)
-			}
+		if err == nil && len(out) != len(key)+8 {
+			err = failure(providers.Device, op, errResult)
 		}
 		return out, err
 	})
+	if ctx.Err() == nil { // else it may be in use yet
+		plain.Wipe()
+	}
+	return out, err
 }
 
 // Unwrap undoes Wrap.
