@@ -1,5 +1,5 @@
 # make demo   builds everything and runs the main job on this machine
-# make test   builds everything, and runs every test with the race detector
+# make test   installs what tests need (on Debian, as root), builds everything, runs every test with the race detector
 # make lint   gofmt, vet, staticcheck, go mod tidy
 # make bench  the benchmarks that README.md quotes
 # make generate   contract B's code, after a change of providers/provider.proto (needs protoc)
@@ -26,6 +26,7 @@ demo: build
 	bin/mslkeep demo
 
 test: build
+	@.ci/install
 	$(GO) test -race -timeout 20m ./...
 	@echo "the reference's vectors:"
 	@$(GO) test -count=1 -v -run '^TestVectors$$' ./internal/... ./msl | grep '^vectors'
