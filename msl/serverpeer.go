@@ -106,7 +106,7 @@ func (s *Server) exchangePeer(ctx context.Context, c *serverConn) error {
 		return nil
 	}
 	if err := c.Flush(); err != nil {
-		return err
+		return sendError(err)
 	}
 	_ = m.Close() // what is left of its data stands before the reply
 	if _, err = p.hear(ctx, p.sent); err != nil && !errors.Is(err, errGivenUp) {
