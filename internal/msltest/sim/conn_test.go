@@ -120,14 +120,14 @@ func (c *conn) Write(p []byte) (int, error) {
 	}
 	switch f.what {
 	case failure:
-		c.break_()
+		c.reset()
 		return 0, errReset
 	case loss:
-		c.break_()
+		c.reset()
 		return len(p), nil
 	case cut:
 		c.out.add(p[:int(f.where*float64(len(p)))])
-		c.break_()
+		c.reset()
 		return len(p), nil
 	case corrupted:
 		c.out.add(changed(p, f))
@@ -140,7 +140,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (c *conn) break_() {
+func (c *conn) reset() {
 	c.in.finish(errReset)
 	c.out.finish(errReset)
 }
