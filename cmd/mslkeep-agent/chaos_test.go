@@ -95,8 +95,7 @@ func TestProviderComesAndGoes(t *testing.T) {
 		})
 	}
 	provider := o.running["other"]
-	// back waits until new tokens open again. How long that takes on a machine that does nothing else is two seconds at most; here
-	// it only must happen.
+	// back waits until new tokens open again.
 	back := func(what string) {
 		t.Helper()
 		fresh := o.NewPeer()
