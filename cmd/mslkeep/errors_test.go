@@ -5,12 +5,15 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
 
+	"github.com/mslkeep/mslkeep/agent"
 	"github.com/mslkeep/mslkeep/msl"
 )
 
@@ -18,9 +21,11 @@ import (
 type refusing struct {
 	echo
 	code atomic.Uint32
+	id   atomic.Int64 // of the last message
 }
 
 func (r *refusing) ServeMSL(ctx context.Context, w *msl.ResponseWriter, m *msl.Message) error {
+	r.id.Store(m.ID)
 	if code := msl.Code(r.code.Swap(0)); code != 0 {
 		return code
 	}
@@ -57,10 +62,20 @@ func TestErrorsBetweenProcesses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var posts atomic.Int32
+	var posts, raw atomic.Int32
 	web := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		posts.Add(1)
-		server.ServeHTTP(rw, r)
+		code := raw.Swap(0)
+		if code == 0 {
+			server.ServeHTTP(rw, r)
+			return
+		}
+		server.ServeHTTP(httptest.NewRecorder(), r)
+		message, err := rawError(r.Context(), keys, mslConfig.Entity, handler.id.Load()+1, code)
+		if err != nil {
+			t.Error(err)
+		}
+		_, _ = rw.Write(message)
 	}))
 	defer web.Close()
 	p := w.sender("device-1", &process{url: web.URL}, "--non-replayable",
@@ -90,4 +105,28 @@ func TestErrorsBetweenProcesses(t *testing.T) {
 			t.Errorf("%v: %d posts, %+v", row.code.Response(), got, r)
 		}
 	}
+	for _, code := range []int32{10, 99} { // SSOTOKEN_REJECTED, which no error in §9 has, is as USERDATA_REAUTH; unknown ones are FAIL
+		p.say("is well before")
+		posts.Store(0)
+		raw.Store(code)
+		if r := p.try("data"); posts.Load() != 1 || r.Error == "" {
+			t.Errorf("response code %d: %d posts, %+v", code, posts.Load(), r)
+		}
+	}
+	if r := p.say("gets a new token"); !r.UserIDToken {
+		t.Errorf("after the user ID token was cleared: %+v", r)
+	}
+}
+
+// rawError makes an error message with any response code (§4.12), signed by an entity with an RSA key.
+func rawError(ctx context.Context, keys *agent.Client, e msl.EntityAuthData, id int64, code int32) ([]byte, error) {
+	own, err := keys.EntityContext(ctx, e.Scheme, e.Identity(), e.KeyID())
+	if err != nil {
+		return nil, err
+	}
+	parts, err := own.Seal(ctx, [][]byte{fmt.Appendf(nil, `{"messageid":%d,"errorcode":%d}`, id, code)})
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(map[string]any{"entityauthdata": json.RawMessage(e.Encoding()), "errordata": parts[0].Data, "signature": parts[0].Signature})
 }
