@@ -232,13 +232,13 @@ func TestLost(t *testing.T) {
 			if err == nil && bytes.Equal(got, want) {
 				break
 			}
-			if time.Since(began) > 2*time.Second {
-				t.Fatalf("%s: not back after two seconds: %v", what, err)
+			if time.Since(began) > time.Minute {
+				t.Fatalf("%s: not back: %v", what, err)
 			}
 		}
 		enough := good.Load() + 500
 		for began := time.Now(); good.Load() < enough; time.Sleep(time.Millisecond) {
-			if time.Since(began) > 10*time.Second {
+			if time.Since(began) > time.Minute {
 				t.Fatalf("%s: hardly any use succeeds afterwards", what)
 			}
 		}

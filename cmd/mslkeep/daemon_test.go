@@ -127,7 +127,7 @@ func TestOtherUser(t *testing.T) {
 	if code := list(nobody); code != exitAgent {
 		t.Errorf("another user: exit code %d", code)
 	}
-	eventually(t, 10*time.Second, "the agent says so", func() bool {
+	eventually(t, recovery, "the agent says so", func() bool {
 		said := service.said.String()
 		return strings.Contains(said, "refused a connection") && strings.Contains(said, "65534")
 	})
