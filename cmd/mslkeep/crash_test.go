@@ -101,7 +101,8 @@ func (l *loadTest) send(ctx context.Context, data []byte) ([]byte, error) {
 	return io.ReadAll(answer)
 }
 
-// transient tells whether the peer asks to try again, or our agent was away.
+// transient tells whether the peer asks to try again, or our agent was away. The peer can say nothing when its agent goes in the
+// middle of an answer, but cut that off.
 func transient(err error) bool {
 	if remote, ok := errors.AsType[*msl.RemoteError](err); ok {
 		return remote.Response == msl.TransientFailure
@@ -110,7 +111,7 @@ func transient(err error) bool {
 		class, _ := failure.Failure()
 		return class == msl.Unavailable
 	}
-	return false
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }
 
 // proceed waits until more messages have succeeded than were under way.
