@@ -161,3 +161,13 @@ func (c *Client) Close() error {
 func (c *Client) call(ctx context.Context, op string, req wire.Request, reply wire.Reply) error {
 	return failed(op, c.caller.Call(ctx, req, reply))
 }
+
+// callInto is Call with the bytes of a small reply in the memory of buf, where that is possible.
+func (c *Client) callInto(ctx context.Context, buf []byte, req wire.Request, reply wire.Reply) error {
+	if into, ok := c.caller.(interface {
+		CallInto(ctx context.Context, buf []byte, req wire.Request, reply wire.Reply) error
+	}); ok {
+		return into.CallInto(ctx, buf, req, reply)
+	}
+	return c.caller.Call(ctx, req, reply)
+}

@@ -87,43 +87,51 @@ func (k *keys) Seal(ctx context.Context, plain [][]byte) ([]msl.Part, error) {
 // SealInto is Seal with small parts in the memory of buf, if that is large enough for all of them.
 func (k *keys) SealInto(ctx context.Context, buf []byte, plain [][]byte) ([]msl.Part, error) {
 	const op = "seal"
-	var reply wire.SealReply
+	c := sealCalls.Get().(*sealCall)
+	defer c.giveBack()
+	c.req.Plain = plain
 	err := k.with(ctx, op, func(h wire.Handle) error {
-		reply = wire.SealReply{}
-		req := &wire.SealRequest{Context: h, Plain: plain}
-		if c, ok := k.c.caller.(interface {
-			CallInto(ctx context.Context, buf []byte, req wire.Request, reply wire.Reply) error
-		}); ok {
-			return c.CallInto(ctx, buf, req, &reply)
-		}
-		return k.c.caller.Call(ctx, req, &reply)
+		c.req.Context = h
+		c.reply = wire.SealReply{Parts: c.parts[:0]}
+		return k.c.callInto(ctx, buf, &c.req, &c.reply)
 	})
 	if err != nil {
 		return nil, err
 	}
-	if len(reply.Parts) != len(plain) {
+	if len(c.reply.Parts) != len(plain) {
 		return nil, badReply(op)
 	}
-	parts := make([]msl.Part, len(reply.Parts))
-	for i, p := range reply.Parts {
+	parts := make([]msl.Part, len(plain))
+	for i, p := range c.reply.Parts {
 		parts[i] = msl.Part(p)
 	}
 	return parts, nil
 }
 
+// A sealCall is the memory of a call, which is used again.
+type sealCall struct {
+	req   wire.SealRequest
+	reply wire.SealReply
+	parts [2]wire.Part
+}
+
+var sealCalls = sync.Pool{New: func() any { return new(sealCall) }}
+
+func (c *sealCall) giveBack() {
+	*c = sealCall{}
+	sealCalls.Put(c)
+}
+
 // Open is as msl.CryptoContext wants it.
-func (k *keys) Open(ctx context.Context, parts []msl.Part) ([][]byte, error) {
+func (k *keys) Open(ctx context.Context, parts []msl.Part) (plain [][]byte, err error) {
 	const op = "open"
-	req := wire.OpenRequest{Parts: toWire(parts)}
-	var reply wire.OpenReply
-	err := k.with(ctx, op, func(h wire.Handle) error {
-		req.Context, reply = h, wire.OpenReply{}
-		return k.c.caller.Call(ctx, &req, &reply)
-	})
+	c := newOpenCall(parts)
+	defer c.giveBack()
+	err = k.with(ctx, op, func(h wire.Handle) error { return c.call(ctx, k.c, h) })
 	if err != nil {
 		return nil, err
 	}
-	return opened(op, len(parts), reply.Plain, reply.FailedPart)
+	return opened(op, len(parts), c.reply.Plain, c.reply.FailedPart)
 }
 
 // open is Open without a second attempt: a handle that the agent does not know is [wire.StaleHandle].
@@ -132,22 +140,48 @@ func (k *keys) open(ctx context.Context, parts []msl.Part) ([][]byte, error) {
 	k.mu.Lock()
 	h := k.handle
 	k.mu.Unlock()
-	var reply wire.OpenReply
-	if err := k.c.call(ctx, op, &wire.OpenRequest{Context: h, Parts: toWire(parts)}, &reply); err != nil {
+	c := newOpenCall(parts)
+	defer c.giveBack()
+	if err := failed(op, c.call(ctx, k.c, h)); err != nil {
 		return nil, err
 	}
-	return opened(op, len(parts), reply.Plain, reply.FailedPart)
+	return opened(op, len(parts), c.reply.Plain, c.reply.FailedPart)
+}
+
+// An openCall is the memory of a call, which is used again.
+type openCall struct {
+	req   wire.OpenRequest
+	reply wire.OpenReply
+	parts [4]wire.Part
+}
+
+var openCalls = sync.Pool{New: func() any { return new(openCall) }}
+
+func newOpenCall(parts []msl.Part) *openCall {
+	c := openCalls.Get().(*openCall)
+	c.req.Parts = toWire(c.parts[:0], parts)
+	return c
+}
+
+func (c *openCall) call(ctx context.Context, to *Client, h wire.Handle) error {
+	c.req.Context, c.reply = h, wire.OpenReply{}
+	return to.caller.Call(ctx, &c.req, &c.reply)
+}
+
+func (c *openCall) giveBack() {
+	*c = openCall{}
+	openCalls.Put(c)
 }
 
 // Recycle takes back memory of large parts that Seal or Open has returned, and the caller needs no more.
 func (k *keys) Recycle(part []byte) { wire.Recycle(part) }
 
-func toWire(parts []msl.Part) []wire.Part {
-	ps := make([]wire.Part, len(parts))
-	for i, p := range parts {
-		ps[i] = wire.Part(p)
+// toWire appends parts to dst.
+func toWire(dst []wire.Part, parts []msl.Part) []wire.Part {
+	for _, p := range parts {
+		dst = append(dst, wire.Part(p))
 	}
-	return ps
+	return dst
 }
 
 // opened checks what the agent says that it has opened of n parts.

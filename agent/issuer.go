@@ -29,7 +29,7 @@ func (c *Client) OpenMasterToken(ctx context.Context, t msl.Token, parts []msl.P
 		}
 	}
 	var reply wire.OpenMasterTokenReply
-	req := wire.OpenMasterTokenRequest{Token: wire.Token(t), Parts: toWire(parts)}
+	req := wire.OpenMasterTokenRequest{Token: wire.Token(t), Parts: toWire(nil, parts)}
 	if err := c.call(ctx, op, &req, &reply); err != nil {
 		return nil, nil, err
 	}

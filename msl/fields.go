@@ -16,7 +16,12 @@ type fields struct {
 
 // parseFields parses an encoded object whose members will be read.
 func parseFields(encoded []byte, what string, code Code) fields {
-	obj, err := mslenc.Parse(encoded)
+	return parseFieldsIn(nil, encoded, what, code)
+}
+
+// parseFieldsIn is parseFields with memory of a, which may be nil.
+func parseFieldsIn(a *mslenc.Arena, encoded []byte, what string, code Code) fields {
+	obj, err := mslenc.ParseIn(a, encoded)
 	f := fields{obj: obj, what: what, code: code}
 	f.note(err)
 	return f

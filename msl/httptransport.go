@@ -261,19 +261,28 @@ var errExchangeClosed = errors.New("msl: exchange closed")
 // bodies are memory for small messages. What is in it came from the network or goes there.
 var bodies = sync.Pool{New: func() any { b := make([]byte, 8<<10); return &b }}
 
+// boxes hold nothing, until recycle puts them around memory that goes to bodies.
+var boxes = sync.Pool{New: func() any { return new([]byte) }}
+
 // buffer returns an empty slice to which n bytes can be appended. recycle takes it back.
 func buffer(n int) []byte {
 	if n > maxBuffered {
 		return make([]byte, 0, n)
 	}
-	return resized(bodies.Get().(*[]byte), n)[:0]
+	box := bodies.Get().(*[]byte)
+	b := resized(box, n)[:0]
+	*box = nil
+	boxes.Put(box)
+	return b
 }
 
 // recycle gives back memory of a message that nobody uses any more.
 func recycle(b []byte) {
-	if cap(b) <= maxBuffered {
+	if 0 < cap(b) && cap(b) <= maxBuffered {
 		mslenc.Poison(b)
-		bodies.Put(&b)
+		box := boxes.Get().(*[]byte)
+		*box = b
+		bodies.Put(box)
 	}
 }
 

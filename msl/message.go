@@ -298,6 +298,8 @@ func (m *Message) finishAtHand() {
 	}
 }
 
+var errMessageClosed = fail(MSLCommsFailure, "closed message", io.ErrClosedPipe)
+
 // Close drops the rest of the data. It reads what little there may be of it, so that the next message
 // on the same stream can be read, and returns an error if there was more, or the message is not sound.
 func (m *Message) Close() error {
@@ -315,7 +317,7 @@ func (m *Message) Close() error {
 		}
 	}
 	err := m.end
-	m.finish(fail(MSLCommsFailure, "closed message", io.ErrClosedPipe))
+	m.finish(errMessageClosed)
 	if err == io.EOF {
 		return nil
 	}

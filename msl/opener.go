@@ -70,7 +70,7 @@ func (o *opener) open(ctx context.Context, d *mslenc.Decoder) (*Message, error) 
 	if o.cfg.PeerToPeer && o.cfg.RemoteIdentity != "" && m.Identity() != o.cfg.RemoteIdentity {
 		return nil, fail(MessageSenderMismatch, "header", nil)
 	}
-	if err := o.readHeader(ctx, m, headerData); err != nil {
+	if err := o.readHeader(ctx, mem, m, headerData); err != nil {
 		return nil, withID(err, m.ID)
 	}
 	return m, nil

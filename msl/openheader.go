@@ -12,10 +12,10 @@ import (
 )
 
 // readHeader reads opened header data into m in the order of §4.5, then makes the checks of §4.9. The
-// order decides which error a peer sees, and that the message id is known as early as possible.
-func (o *opener) readHeader(ctx context.Context, m *Message, headerData []byte) error {
+// order decides which error a peer sees, and that the message id is known as early as possible. What is kept is not in mem.
+func (o *opener) readHeader(ctx context.Context, mem *mslenc.Arena, m *Message, headerData []byte) error {
 	m.ID = -1
-	f := parseFields(headerData, "header data", MSLParseError)
+	f := parseFieldsIn(mem, headerData, "header data", MSLParseError)
 	id := f.id("messageid", MessageIDOutOfRange)
 	if f.err != nil {
 		return f.err

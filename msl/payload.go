@@ -42,10 +42,18 @@ func (p *payload) append(dst []byte) []byte {
 	return b.Bytes()
 }
 
+// smallPayload is how long an encoding may be whose data takes its place. Of a longer one the memory is given back.
+const smallPayload = 8 << 10
+
 // parsePayload reads a decrypted payload in the order of §4.7. Data has at most inflate bytes if it was
-// compressed.
+// compressed. If plain is small, Data may be in its memory.
 func parsePayload(plain []byte, inflate int) (*payload, error) {
-	f := parseFields(plain, "payload", MSLParseError)
+	var mem *mslenc.Arena
+	if len(plain) <= smallPayload {
+		mem = arenas.Get().(*mslenc.Arena)
+		defer giveBack(mem)
+	}
+	f := parseFieldsIn(mem, plain, "payload", MSLParseError)
 	p := &payload{}
 	p.Sequence = f.id("sequencenumber", PayloadSequenceNumberOutOfRange)
 	p.MessageID = f.id("messageid", PayloadMessageIDOutOfRange)
@@ -53,18 +61,22 @@ func parsePayload(plain []byte, inflate int) (*payload, error) {
 		p.End = f.boolean("endofmsg")
 	}
 	p.Compression = f.compression("compressionalgo")
-	p.Data = f.binary("data")
+	p.Data = f.binaryIn(mem, "data")
 	if f.err == nil && len(p.Data) == 0 && !p.End {
 		f.refuse(PayloadDataMissing, "data")
 	}
 	if f.err != nil {
 		return nil, f.err
 	}
-	if p.Compression != "" && len(p.Data) > 0 {
-		var err error
-		if p.Data, err = uncompress(p.Compression, p.Data, inflate); err != nil {
-			return nil, err
-		}
+	var err error
+	switch {
+	case p.Compression != "" && len(p.Data) > 0:
+		p.Data, err = uncompress(p.Compression, p.Data, inflate)
+	case mem != nil:
+		p.Data = append(plain[:0], p.Data...) // which is shorter than what it was decoded from
+	}
+	if err != nil {
+		return nil, err
 	}
 	return p, nil
 }

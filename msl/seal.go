@@ -100,8 +100,11 @@ func (w *MessageWriter) seal(j job) (s sealed) {
 	buf := buffer(sealedSize(plain))
 	if s.err == nil {
 		var more []Part
-		more, s.err = w.protect(w.m.payloadContext, buf, plain)
-		parts = append(parts, more...)
+		if more, s.err = w.protect(w.m.payloadContext, buf, plain); parts == nil {
+			parts = more
+		} else {
+			parts = append(parts, more...)
+		}
 	}
 	if s.err != nil {
 		return s

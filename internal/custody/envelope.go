@@ -55,7 +55,7 @@ var errEnvelope = unverified(mslParseError, "parsing a ciphertext envelope")
 // parseEnvelope reads an envelope of the given version, or of the one that it finds if version is 0. What it
 // decodes is in memory of mem, which may be nil.
 func parseEnvelope(mem *mslenc.Arena, b []byte, version int) (e envelope, err error) {
-	o, err := mslenc.Parse(b)
+	o, err := mslenc.ParseIn(mem, b)
 	if err != nil {
 		return e, errEnvelope
 	}

@@ -144,9 +144,9 @@ func (s *suite) encrypt(ctx context.Context, plain []byte) ([]byte, error) {
 
 // encryptIn is encrypt with the envelope, and room behind it for a MAC, in memory of mem.
 func (s *suite) encryptIn(ctx context.Context, mem *mslenc.Arena, plain []byte) ([]byte, error) {
-	var iv [ivSize]byte
-	rand.Read(iv[:])
-	return s.encryptWith(ctx, mem, iv[:], plain)
+	iv := memory(mem, ivSize)[:ivSize]
+	rand.Read(iv)
+	return s.encryptWith(ctx, mem, iv, plain)
 }
 
 func (s *suite) encryptWith(ctx context.Context, mem *mslenc.Arena, iv, plain []byte) ([]byte, error) {

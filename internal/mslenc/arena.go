@@ -7,12 +7,29 @@ package mslenc
 // message: to allocate each of them costs more than to decode it. Nil is an Arena that always allocates.
 // It is not safe for concurrent use.
 type Arena struct {
-	buf  []byte
-	used int
+	buf     []byte
+	used    int
+	entries [arenaEntries]entry
+	listed  int // of entries
 }
+
+const (
+	arenaEntries  = 64
+	objectEntries = 12 // enough for most objects
+)
 
 // NewArena returns an Arena of size bytes.
 func NewArena(size int) *Arena { return &Arena{buf: make([]byte, size)} }
+
+// members returns memory for the entries of one object, of about so many bytes.
+func (a *Arena) members(size int) []entry {
+	n := min(objectEntries, size/8+1)
+	if a == nil || n > len(a.entries)-a.listed {
+		return make([]entry, 0, n)
+	}
+	a.listed += n
+	return a.entries[a.listed-n : a.listed-n : a.listed]
+}
 
 // Take returns an empty slice to which n bytes can be appended. What the Arena has no room for is allocated.
 func (a *Arena) Take(n int) []byte {
@@ -27,5 +44,6 @@ func (a *Arena) Take(n int) []byte {
 func (a *Arena) Reset() {
 	clear(a.buf[:a.used])
 	Poison(a.buf[:0:a.used])
-	a.used = 0
+	clear(a.entries[:a.listed])
+	a.used, a.listed = 0, 0
 }

@@ -309,7 +309,7 @@ func content(t testing.TB, o Object) map[string]any {
 				value = content(t, inner)
 			}
 		case '[':
-			_, elements, errParse := parse(raw, unlimited)
+			_, elements, errParse := parse(nil, raw, unlimited)
 			list := make([]any, len(elements))
 			for i, e := range elements {
 				one := fmt.Sprintf(`{"e":%s}`, raw[e.value:e.valueEnd])

@@ -23,10 +23,11 @@ type Decoder struct {
 	start   int // of the object that comes next, in buf
 	given   int // length of the object that Next returned last; it goes when Next is called again
 	s       scanner
-	scanned bool     // s has read to the end of the next object
-	bad     error    // of the stream's content; final
-	readErr error    // that came with bytes
-	first   [8]entry // memory for s
+	scanned bool        // s has read to the end of the next object
+	bad     error       // of the stream's content; final
+	readErr error       // that came with bytes
+	first   [2][8]entry // memory for s, and for the object that was returned last, in turns
+	turn    int
 
 	// Bytes of white space skipped before the object that comes next, and before the last one.
 	space, spaceGiven int
@@ -36,7 +37,7 @@ type Decoder struct {
 func NewDecoder(r io.Reader, l Limits) *Decoder {
 	l = l.orDefault()
 	d := &Decoder{r: r, limits: l}
-	d.s = scanner{limits: l, entries: d.first[:0]}
+	d.s = scanner{limits: l, entries: d.first[0][:0]}
 	return d
 }
 
@@ -45,7 +46,7 @@ func NewDecoder(r io.Reader, l Limits) *Decoder {
 func NewBytesDecoder(b []byte, l Limits) *Decoder {
 	l = l.orDefault()
 	d := &Decoder{buf: b[:len(b):len(b)], readErr: io.EOF, limits: l}
-	d.s = scanner{limits: l, entries: d.first[:0]}
+	d.s = scanner{limits: l, entries: d.first[0][:0]}
 	return d
 }
 
@@ -100,8 +101,10 @@ func (d *Decoder) next(spaceAllowed bool) (Object, error) {
 		}
 	}
 	end := d.start + d.s.pos
-	o := Object{raw: d.buf[d.start:end:end], members: slices.Clone(d.s.entries)}
+	o := Object{raw: d.buf[d.start:end:end], members: slices.Clip(d.s.entries)}
 	d.given, d.spaceGiven = d.s.pos, d.space
+	d.turn = 1 - d.turn
+	d.s.entries = d.first[d.turn][:0]
 	d.restart()
 	return o, nil
 }
@@ -123,11 +126,7 @@ func (d *Decoder) release() {
 
 // restart readies the scanner for the next object.
 func (d *Decoder) restart() {
-	entries := d.s.entries[:0]
-	if cap(entries) > 256 {
-		entries = nil
-	}
-	d.s = scanner{limits: d.limits, entries: entries}
+	d.s = scanner{limits: d.limits, entries: d.s.entries[:0]}
 	d.space = 0
 	d.scanned = false
 }

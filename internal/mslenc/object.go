@@ -26,15 +26,19 @@ type Object struct {
 func Parse(b []byte) (Object, error) { return ParseLimited(b, Limits{}) }
 
 // ParseLimited is [Parse] within other limits.
-func ParseLimited(b []byte, l Limits) (Object, error) {
-	l = l.orDefault()
+func ParseLimited(b []byte, l Limits) (Object, error) { return parseIn(nil, b, l.orDefault()) }
+
+// ParseIn is [Parse] with what the Object itself needs in memory of a, which may be nil.
+func ParseIn(a *Arena, b []byte) (Object, error) { return parseIn(a, b, Limits{}.orDefault()) }
+
+func parseIn(a *Arena, b []byte, l Limits) (Object, error) {
 	if len(b) == 0 || b[0] != '{' {
 		return Object{}, syntaxError("the first byte")
 	}
 	if len(b) > l.Size {
 		return Object{}, limitError("size")
 	}
-	raw, members, err := parse(b, l)
+	raw, members, err := parse(a, b, l)
 	if err != nil {
 		return Object{}, err
 	}
@@ -47,8 +51,8 @@ func ParseLimited(b []byte, l Limits) (Object, error) {
 }
 
 // parse scans the object or array at the start of b.
-func parse(b []byte, l Limits) (raw []byte, members []entry, err error) {
-	s := scanner{limits: l, entries: make([]entry, 0, min(12, len(b)/8+1))}
+func parse(a *Arena, b []byte, l Limits) (raw []byte, members []entry, err error) {
+	s := scanner{limits: l, entries: a.members(len(b))}
 	complete, err := s.scan(b)
 	if err == nil && !complete {
 		err = syntaxError("no end")
@@ -208,7 +212,7 @@ func (o Object) Object(name string) (Object, error) {
 	if err != nil {
 		return Object{}, err
 	}
-	raw, members, err := parse(raw, unlimited)
+	raw, members, err := parse(nil, raw, unlimited)
 	return Object{raw: raw, members: members}, err
 }
 
@@ -218,7 +222,7 @@ func (o Object) Objects(name string) ([]Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, elements, err := parse(raw, unlimited)
+	raw, elements, err := parse(nil, raw, unlimited)
 	if err != nil {
 		return nil, err
 	}
@@ -227,7 +231,7 @@ func (o Object) Objects(name string) ([]Object, error) {
 		if raw[e.value] != '{' {
 			return nil, &FieldError{Name: name, Kind: ErrType, detail: "an element is not an object"}
 		}
-		b, members, err := parse(raw[e.value:e.valueEnd], unlimited)
+		b, members, err := parse(nil, raw[e.value:e.valueEnd], unlimited)
 		if err != nil {
 			return nil, err
 		}
@@ -242,7 +246,7 @@ func (o Object) Strings(name string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, elements, err := parse(raw, unlimited)
+	raw, elements, err := parse(nil, raw, unlimited)
 	if err != nil {
 		return nil, err
 	}

@@ -114,7 +114,7 @@ func typedValue(c msltest.Case) error {
 	raw, _, errArray := o.typed("k", '[')
 	array := int64(0)
 	if errArray == nil {
-		_, elements, err := parse(raw, unlimited)
+		_, elements, err := parse(nil, raw, unlimited)
 		if err != nil {
 			return err
 		}

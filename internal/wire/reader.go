@@ -39,7 +39,8 @@ var recycled sync.Pool
 func Recycle(b []byte) {
 	if n := cap(b); largeFrame <= n && n <= keepBuffer {
 		poison(b)
-		recycled.Put(&b)
+		kept := b // so that only what is kept is in memory of its own
+		recycled.Put(&kept)
 	}
 }
 
@@ -140,6 +141,7 @@ func (f *frameReader) memory(n int) []byte {
 func (f *frameReader) giveBack(fr frame) {
 	if fr.own != nil && f.pool != nil && cap(fr.own) <= keepBuffer {
 		poison(fr.own)
-		f.pool.Put(&fr.own)
+		kept := fr.own
+		f.pool.Put(&kept)
 	}
 }

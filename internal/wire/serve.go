@@ -56,6 +56,7 @@ type server struct {
 	batch  int         // frames that were read together
 	seal   SealRequest // used again for each quick request of its kind
 	open   OpenRequest
+	in     coder
 	busy   atomic.Int32 // goroutines of requests
 	wg     sync.WaitGroup
 
@@ -133,7 +134,7 @@ func (s *server) greet() error {
 		return err
 	}
 	req := newRequest(f.code)
-	deadline, err := parse(req, f.body)
+	deadline, err := parse(&s.in, req, f.body)
 	hello, ok := req.(*HelloRequest)
 	if err != nil || !ok || deadline == 0 {
 		return errProtocol
@@ -173,7 +174,7 @@ func (s *server) step(ctx context.Context) error {
 		return nil
 	}
 	req := s.request(f)
-	deadline, err := parse(req, f.body)
+	deadline, err := parse(&s.in, req, f.body)
 	switch {
 	case req == nil:
 		s.append(frame{id: f.id}, Fail(NotSupported, "request"))
@@ -186,7 +187,7 @@ func (s *server) step(ctx context.Context) error {
 	default:
 		if f.own == nil {
 			req = newRequest(f.code)
-			_, _ = parse(req, f.keep())
+			_, _ = parse(&s.in, req, f.keep())
 		}
 		return s.start(ctx, f, req, deadline)
 	}
@@ -213,11 +214,10 @@ func (s *server) request(f frame) Request {
 }
 
 // parse fills a request, which is nil if there is none with its code.
-func parse(req Request, body []byte) (deadline uint32, err error) {
+func parse(c *coder, req Request, body []byte) (deadline uint32, err error) {
 	if req == nil || len(body) < deadlineSize {
 		return 0, Fail(Malformed, "request")
 	}
-	var c coder
 	if !c.decode(body[deadlineSize:], req) {
 		return 0, Fail(Malformed, "request")
 	}
@@ -287,13 +287,12 @@ func (s *server) send(f frame, m message) {
 // append appends the reply to f. It waits while the client does not read what is there already. If f has
 // memory of its own, that and the reply stay as they are until the reply was written.
 func (s *server) append(f frame, m message) {
-	var c coder
-	size, ok := c.measure(m)
+	s.out.Lock()
+	size, ok := s.coder.measure(m)
 	if !ok || headerSize+size > s.opts.MaxFrame {
 		m = Fail(Malformed, "reply too large")
-		size, _ = c.measure(m)
+		size, _ = s.coder.measure(m)
 	}
-	s.out.Lock()
 	for s.out.waits() > s.opts.MaxBytes && !s.failed {
 		if !s.out.claim() {
 			s.drained.Wait()
