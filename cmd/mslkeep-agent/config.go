@@ -26,6 +26,7 @@ type config struct {
 	PassphraseSource string       `toml:"passphrase-source"`
 	TokenKeys        string       `toml:"token-keys"`
 	StorageKey       string       `toml:"storage-key"`
+	ExchangeKey      string       `toml:"exchange-key"`
 	PSKPrefix        string       `toml:"psk-prefix"`
 	RSAPrefix        string       `toml:"rsa-prefix"`
 	ECPrefix         string       `toml:"ec-prefix"`

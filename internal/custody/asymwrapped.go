@@ -214,7 +214,7 @@ func (w rsaUnwrapper) Unwrap(ctx context.Context, wrapped []byte) ([]byte, error
 type pendingAsymmetric struct {
 	name string
 	mechanism
-	pair *keyPair
+	pair *exchangePair
 }
 
 func beginAsymmetric(ctx context.Context, a *Agent, r *beginner) (pendingExchange, error) {
@@ -222,7 +222,7 @@ func beginAsymmetric(ctx context.Context, a *Agent, r *beginner) (pendingExchang
 	if err != nil {
 		return nil, err
 	}
-	pair, err := a.pairs.take(ctx)
+	pair, err := a.exchangePair(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -251,12 +251,12 @@ func (p *pendingAsymmetric) finish(ctx context.Context, o mslenc.Object) (*sessi
 	if pairID != p.pair.id {
 		return nil, malformed(mslResponseMismatch, "comparing keypairid")
 	}
-	enc, err := p.unwrap(ctx, p.pair, w.enc, encryptionJWK)
+	enc, err := p.unwrap(ctx, p.pair.private, w.enc, encryptionJWK)
 	if err != nil {
 		return nil, err
 	}
 	keys := &sessionKeys{enc: enc, algorithm: hmacSHA256}
-	if keys.mac, err = p.unwrap(ctx, p.pair, w.mac, signatureJWK); err != nil {
+	if keys.mac, err = p.unwrap(ctx, p.pair.private, w.mac, signatureJWK); err != nil {
 		keys.wipe()
 		return nil, err
 	}

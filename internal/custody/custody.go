@@ -47,6 +47,10 @@ type Config struct {
 	TokenKeys string
 	// StorageKey is the AES-256 key under which sessions are sealed. Without it, none can be.
 	StorageKey string
+	// ExchangeKey is an RSA key of the provider with which this side begins ASYMMETRIC_WRAPPED key exchanges, always with
+	// the same. Without it, the agent makes key pairs for that and drops them soon, so that what was exchanged stays
+	// secret even if a device's keys are lost later. It decrypts by RSA-OAEP, and should be used for nothing else.
+	ExchangeKey string
 
 	// Prefixes of key names. An entity's pre-shared keys are the key set PSKPrefix + escaped identity;
 	// a key pair is RSAPrefix or ECPrefix + escaped key id; service token keys are the key set
@@ -139,7 +143,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 			return nil, fmt.Errorf("custody: allowing %q: no such mechanism, or not one that is off", name)
 		}
 	}
-	for _, role := range []string{cfg.TokenKeys, cfg.StorageKey} {
+	for _, role := range []string{cfg.TokenKeys, cfg.StorageKey, cfg.ExchangeKey} {
 		for _, prefix := range []string{cfg.PSKPrefix, cfg.RSAPrefix, cfg.ECPrefix, cfg.ServicePrefix} {
 			// Those keys protect what the protocol process chooses: they must not also protect tokens.
 			if strings.HasPrefix(role, prefix) {
@@ -163,6 +167,11 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if cfg.StorageKey != "" {
 		if _, err := a.storageKey(ctx, 0); err != nil {
 			return nil, fmt.Errorf("custody: storage key %q: %w", cfg.StorageKey, err)
+		}
+	}
+	if cfg.ExchangeKey != "" {
+		if _, err := a.exchangeKey(ctx); err != nil {
+			return nil, fmt.Errorf("custody: exchange key %q: %w", cfg.ExchangeKey, err)
 		}
 	}
 	return a, nil

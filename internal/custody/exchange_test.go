@@ -12,6 +12,7 @@ import (
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
 	"github.com/mslkeep/mslkeep/internal/wire"
+	"github.com/mslkeep/mslkeep/providers"
 )
 
 // talk requires that what one end seals the other opens.
@@ -205,8 +206,8 @@ func TestKeyPairs(t *testing.T) {
 		t.Error("a pair is wiped that exchanges wait for")
 	}
 	busy := p.pending.acquire(second.Pending)
-	pending := busy.value.(*pendingAsymmetric)
-	private, words := pending.pair.private, pending.pair.private.D.Bits()
+	pair := busy.value.(*pendingAsymmetric).pair.private.(*keyPair)
+	private, words := pair.private, pair.private.D.Bits()
 	clock.advance(2 * time.Minute)
 	if _, third := begin(); third == id {
 		t.Error("a pair is older than it may be")
@@ -215,7 +216,7 @@ func TestKeyPairs(t *testing.T) {
 		t.Error("a pair is wiped that exchanges wait for")
 	}
 	p.Close()
-	if pending.pair.private == nil {
+	if pair.private == nil {
 		t.Error("a pair is wiped during an operation")
 	}
 	p.pending.release(busy, 0, 0)
@@ -226,6 +227,52 @@ func TestKeyPairs(t *testing.T) {
 	}
 	if first.private != nil {
 		t.Error("a pair that is not needed is not wiped")
+	}
+}
+
+// TestExchangeKey: with a configured key, the private half of every key exchange stays where it is, and what an older
+// version has begun ends with that.
+func TestExchangeKey(t *testing.T) {
+	keys := fixtureProvider(t)
+	if _, err := keys.Generate(t.Context(), "exchange", providers.RSA2048); err != nil {
+		t.Fatal(err)
+	}
+	a := newAgent(t, func(c *Config) { c.Provider, c.ExchangeKey = keys, "exchange" })
+	p := newPeer(t, a)
+	for _, mechanism := range []string{"JWE_RSA", "JWEJS_RSA", "JWK_RSA"} {
+		begin := &wire.BeginExchangeRequest{Scheme: "ASYMMETRIC_WRAPPED", Mechanism: mechanism}
+		first, second := ask[*wire.BeginExchangeReply](t, p, begin), ask[*wire.BeginExchangeReply](t, p, begin)
+		if !bytes.Equal(first.KeyData, second.KeyData) {
+			t.Error("two exchanges name different keys")
+		}
+		if _, err := keys.Rotate(t.Context(), "exchange"); err != nil {
+			t.Fatal(err)
+		}
+		if third := ask[*wire.BeginExchangeReply](t, p, begin); bytes.Equal(first.KeyData, third.KeyData) {
+			t.Error("a new exchange names the old key")
+		}
+		issued := ask[*wire.IssueReply](t, p, &wire.IssueRequest{Scheme: "ASYMMETRIC_WRAPPED", KeyData: first.KeyData,
+			Identity: "device", RenewalWindow: 100, Expiration: 200})
+		finished := ask[*wire.FinishExchangeReply](t, p, &wire.FinishExchangeRequest{Pending: first.Pending,
+			KeyData: issued.KeyData, Token: issued.Token, Identity: "device"})
+		sealed := ask[*wire.SealReply](t, p, &wire.SealRequest{Context: issued.Session, Plain: [][]byte{[]byte("data")}})
+		opened := ask[*wire.OpenReply](t, p, &wire.OpenRequest{Context: finished.Session, Parts: sealed.Parts})
+		if opened.FailedPart != -1 || string(opened.Plain[0]) != "data" {
+			t.Errorf("%s: both sides have different keys", mechanism)
+		}
+	}
+	if a.pairs.pair != nil || a.usesOf("exchange", 1).Load() != 2 {
+		t.Errorf("the configured key was used %d times in one exchange", a.usesOf("exchange", 1).Load())
+	}
+	for name, keyType := range map[string]providers.KeyType{"none": "", "aes": providers.AES256, "rsa/own": providers.RSA2048} {
+		if keyType != "" {
+			if _, err := keys.Generate(t.Context(), name, keyType); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := New(t.Context(), Config{Provider: keys, ExchangeKey: name}); err == nil {
+			t.Errorf("an agent starts with exchange key %q", name)
+		}
 	}
 }
 

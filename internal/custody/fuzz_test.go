@@ -113,7 +113,7 @@ func FuzzKeyData(f *testing.F) {
 		&pendingAgreement{agreement{"small", []byte{4}}, small, secret.Random(8)},
 		&pendingLadder{ladder: ladder{schemeJWELadder, true}, under: []*suite{{kw: kw}}},
 		&pendingLadder{ladder: ladder{schemeJWKLadder, false}, under: []*suite{{kw: kw}}},
-		&pendingAsymmetric{"JWE_RSA", mechanisms["JWE_RSA"], &keyPair{id: "p", private: fixturePair("rsa_keyx")}},
+		&pendingAsymmetric{"JWE_RSA", mechanisms["JWE_RSA"], &exchangePair{id: "p", private: &keyPair{private: fixturePair("rsa_keyx")}}},
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		o, err := parseKeyData(b)

@@ -8,9 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha1"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"math/big"
 	"sync"
 	"time"
@@ -43,8 +41,7 @@ func newKeyPair() (*keyPair, error) {
 	if err != nil {
 		return nil, &fault{code: wire.Device, number: noNumber, what: "making a key pair", err: err}
 	}
-	sum := sha256.Sum256(spki)
-	return &keyPair{id: hex.EncodeToString(sum[:8]), spki: spki, private: private}, nil
+	return &keyPair{id: pairID(spki), spki: spki, private: private}, nil
 }
 
 // DecryptRSA decrypts with the private key.

@@ -89,7 +89,7 @@ func pendingOf(a *Agent, request container, c msltest.Case) (pendingExchange, er
 	if private != "" {
 		pair.private = fixturePair(private)
 	}
-	return &pendingAsymmetric{name, mechanisms[name], pair}, nil
+	return &pendingAsymmetric{name, mechanisms[name], &exchangePair{id: pair.id, spki: pair.spki, private: pair, release: pair.release}}, nil
 }
 
 // magnitude reads a number that may have an odd count of digits.
