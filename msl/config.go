@@ -40,6 +40,11 @@ type Config struct {
 	ECCPublicKeys map[string]crypto.PublicKey
 	ECCIdentities map[string][]string
 
+	// PublicKey finds the keys that are in none of these maps: of entities that were enrolled since. The holder of a key
+	// may claim the identity that is its pubkeyid, unless the maps of identities say otherwise. Nil is for a key that it
+	// does not know. It is called by many goroutines at once, with what anybody may have sent.
+	PublicKey func(ctx context.Context, keyID string) (crypto.PublicKey, error)
+
 	// X509Roots are the certificates to which those of entities with scheme X509 must lead, by way of
 	// X509Intermediates if need be (§5.3). Without roots no certificate is good.
 	X509Roots, X509Intermediates *x509.CertPool

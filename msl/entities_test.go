@@ -36,11 +36,15 @@ func TestECCEntities(t *testing.T) {
 		name := curve.Params().Name
 		private[name], cfg.ECCPublicKeys[name] = key, &key.PublicKey
 	}
+	private["enrolled"] = private["P-256"]
+	cfg.PublicKey = found(map[string]crypto.PublicKey{"enrolled": &private["P-256"].PublicKey, "of another type": rsaKeys(t)["rsa-client-key"]})
 	for _, c := range []struct {
 		identity, key string
 		want          msl.Code
 	}{
 		{"a", "P-256", 0}, {"b", "P-256", 0}, {"c", "P-256", msl.IncorrectEntityAuthData}, {"P-256", "P-256", msl.IncorrectEntityAuthData},
+		{"enrolled", "enrolled", 0}, {"a", "enrolled", msl.IncorrectEntityAuthData}, {"of another type", "of another type", msl.ECCPublicKeyNotFound},
+		{"down", "down", msl.InternalException},
 		{"P-384", "P-384", 0}, {"P-521", "P-521", 0}, {"a", "P-384", msl.IncorrectEntityAuthData}, {"a", "nokey", msl.ECCPublicKeyNotFound},
 		{"a", "P-224", msl.InvalidPublicKey}, {"a", "rsa", msl.InvalidPublicKey}, {"a", "nothing", msl.InvalidPublicKey},
 		{"a", "empty", msl.InvalidPublicKey}, {"a", "null", msl.InvalidPublicKey},

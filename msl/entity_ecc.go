@@ -26,6 +26,15 @@ func contextECC(ctx context.Context, cfg *Config, keys EntityKeys, d *EntityAuth
 	}
 	known, ok := cfg.ECCPublicKeys[d.keyID]
 	if !ok {
+		found, err := cfg.findPublicKey(ctx, d.keyID)
+		if err != nil {
+			return nil, err
+		}
+		if _, ok = found.(*ecdsa.PublicKey); ok {
+			known = found
+		}
+	}
+	if !ok {
 		return nil, fail(ECCPublicKeyNotFound, "ECC entity", nil)
 	}
 	key, ok := known.(*ecdsa.PublicKey)

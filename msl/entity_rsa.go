@@ -28,11 +28,30 @@ func parseRSA(authData *fields) EntityAuthData {
 	return EntityAuthData{identity: authData.text("identity"), keyID: authData.text("pubkeyid")}
 }
 
+// findPublicKey asks the application for a key that the configuration does not hold. Nil is for none.
+func (c *Config) findPublicKey(ctx context.Context, keyID string) (crypto.PublicKey, error) {
+	if c.PublicKey == nil {
+		return nil, nil
+	}
+	key, err := c.PublicKey(ctx, keyID)
+	if err != nil {
+		return nil, fail(InternalException, "looking up a public key", err)
+	}
+	return key, nil
+}
+
 func contextRSA(ctx context.Context, cfg *Config, keys EntityKeys, d *EntityAuthData, own bool) (CryptoContext, error) {
 	if own {
 		return ownKey(ctx, keys, d, RSAPrivateKeyNotFound)
 	}
 	key := cfg.RSAPublicKeys[d.keyID]
+	if key == nil {
+		found, err := cfg.findPublicKey(ctx, d.keyID)
+		if err != nil {
+			return nil, err
+		}
+		key, _ = found.(*rsa.PublicKey)
+	}
 	switch {
 	case key == nil:
 		return nil, fail(RSAPublicKeyNotFound, "RSA entity", nil)

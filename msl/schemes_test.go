@@ -32,6 +32,7 @@ func TestRSAEntities(t *testing.T) {
 	cfg := &msl.Config{
 		RSAPublicKeys: map[string]*rsa.PublicKey{"key": &private.PublicKey, "alone": &private.PublicKey, "small": small, "empty": {}},
 		RSAIdentities: map[string][]string{"key": {"a", "b"}, "small": {"a"}, "empty": {"a"}},
+		PublicKey:     found(map[string]crypto.PublicKey{"enrolled": &private.PublicKey, "of another type": private}),
 	}
 	for _, c := range []struct {
 		identity, key string
@@ -39,6 +40,8 @@ func TestRSAEntities(t *testing.T) {
 	}{
 		{"a", "key", 0}, {"b", "key", 0}, {"c", "key", msl.IncorrectEntityAuthData}, {"", "key", msl.IncorrectEntityAuthData},
 		{"alone", "alone", 0}, {"a", "alone", msl.IncorrectEntityAuthData},
+		{"enrolled", "enrolled", 0}, {"a", "enrolled", msl.IncorrectEntityAuthData}, {"of another type", "of another type", msl.RSAPublicKeyNotFound},
+		{"down", "down", msl.InternalException},
 		{"a", "nokey", msl.RSAPublicKeyNotFound}, {"a", "small", msl.InvalidPublicKey}, {"a", "empty", msl.InvalidPublicKey},
 	} {
 		context, _, err := msl.RemoteContext(ctx, cfg, nil, msl.RSA(c.identity, c.key).Encoding())
@@ -93,6 +96,16 @@ func TestOwnRSAKey(t *testing.T) {
 	cfg.Entity = msl.RSA("rsa-srv", "nokey")
 	if _, err := msl.OwnContext(ctx, cfg, custody); msl.CodeOf(err) != msl.RSAPrivateKeyNotFound {
 		t.Errorf("got %v", err)
+	}
+}
+
+// found is a Config.PublicKey that knows some keys, and fails for the key "down".
+func found(keys map[string]crypto.PublicKey) func(context.Context, string) (crypto.PublicKey, error) {
+	return func(_ context.Context, id string) (crypto.PublicKey, error) {
+		if id == "down" {
+			return nil, errors.New("down")
+		}
+		return keys[id], nil
 	}
 }
 

@@ -49,6 +49,7 @@ type peersConfig struct {
 	ECC           []peerKeyConfig `toml:"ecc"`
 	Roots         string          `toml:"x509-roots-file"`
 	Intermediates string          `toml:"x509-intermediates-file"`
+	Directory     string          `toml:"public-key-directory"`
 	Revoked       []string        `toml:"revoked"` // identities that serve refuses
 }
 
