@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/bits"
 	"strings"
 	"unicode"
@@ -19,8 +20,10 @@ import (
 )
 
 var (
-	errName = errors.New("a key's name has 1 to 255 bytes of UTF-8 without control characters, and is no URI and none that the configuration gives")
-	errType = errors.New("the token cannot make keys of that type")
+	errName    = errors.New("a key's name has 1 to 255 bytes of UTF-8 without control characters, and is no URI and none that the configuration gives")
+	errType    = errors.New("the token cannot make keys of that type")
+	errNoUse   = errors.New("the token has no mechanism that the key could be used with")
+	errAllowed = errors.New("the token does not take the key's attributes; if it cannot keep CKA_ALLOWED_MECHANISMS, set any-mechanism")
 )
 
 // goodName tells whether a key can be made of that name.
@@ -85,7 +88,11 @@ func (p *Provider) create(ctx context.Context, op, name string, prepare func(*se
 		if err != nil {
 			return providers.KeyInfo{}, err
 		}
-		return m.info, s.put(m)
+		err = s.put(m)
+		if errors.Is(err, p11.Error(p11.CKR_ATTRIBUTE_TYPE_INVALID)) && !p.config.AnyMechanism {
+			err = failure(providers.NotSupported, op, fmt.Errorf("%w: %w", errAllowed, err))
+		}
+		return m.info, err
 	})
 }
 
@@ -106,14 +113,35 @@ func (s *session) put(m *material) error {
 	}
 	var object p11.ObjectHandle
 	err := s.call("C_CreateObject", func(c *p11.Ctx) (err error) { object, err = c.CreateObject(s.handle, m.private); return err })
-	if err != nil || m.public == nil {
+	if err != nil {
 		return err
+	}
+	if m.public == nil {
+		return s.tellSize(object, m)
 	}
 	err = s.call("C_CreateObject", func(c *p11.Ctx) error { _, err := c.CreateObject(s.handle, m.public); return err })
 	if err != nil {
 		s.call("C_DestroyObject", func(c *p11.Ctx) error { return c.DestroyObject(s.handle, object) })
 	}
 	return err
+}
+
+// tellSize makes an imported AES key again if the token does not know its size: opencryptoki wants to be told, which
+// PKCS #11 forbids.
+func (s *session) tellSize(object p11.ObjectHandle, m *material) error {
+	_, err := s.attributes(object, p11.CKA_VALUE_LEN)
+	if err == nil {
+		return nil
+	}
+	if derr := s.call("C_DestroyObject", func(c *p11.Ctx) error { return c.DestroyObject(s.handle, object) }); derr != nil {
+		return derr
+	}
+	size, ok := aesSizes[m.info.Type]
+	if !ok || !errors.Is(err, p11.Error(p11.CKR_ATTRIBUTE_TYPE_INVALID)) {
+		return err
+	}
+	template := append(m.private, p11.NewAttribute(p11.CKA_VALUE_LEN, size))
+	return s.call("C_CreateObject", func(c *p11.Ctx) error { _, err := c.CreateObject(s.handle, template); return err })
 }
 
 // Destroy removes a version of a key for good. Its number is not used again: the token keeps a data object that

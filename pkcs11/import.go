@@ -36,6 +36,9 @@ func (p *Provider) Import(ctx context.Context, name string, t providers.KeyType,
 		return providers.KeyInfo{}, failure(providers.Malformed, op, err)
 	}
 	info, err := p.create(ctx, op, name, func(s *session, last uint32, _ providers.KeyType) (*material, error) {
+		if u.allowed(s.link) == nil {
+			return nil, failure(providers.NotSupported, op, errNoUse)
+		}
 		m := &material{info: providers.KeyInfo{Name: name, Version: last + 1, Type: t}}
 		m.private, m.public = u.templates(s.link, name, last+1, p.config.AnyMechanism)
 		m.private, m.public = append(m.private, private...), append(m.public, public...)

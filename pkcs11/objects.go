@@ -157,7 +157,11 @@ func (s *session) typed(o *object, h p11.ObjectHandle) error {
 		if err != nil {
 			return err
 		}
-		o.info.Type = secretType(o.keyType, number(v[0]))
+		size := number(v[0])
+		if size == 0 && len(o.id) == 12 && bytes.Equal(o.id[:8], idPrefix(o.label)) {
+			size = macSize // opencryptoki forgets the size of what Import, which demands this one, has made
+		}
+		o.info.Type = secretType(o.keyType, size)
 	case o.keyType == p11.CKK_RSA:
 		v, err := s.attributes(h, p11.CKA_MODULUS, p11.CKA_PUBLIC_EXPONENT)
 		if err != nil {

@@ -139,6 +139,10 @@ func (k *cipherKey) Decrypt(ctx context.Context, m providers.Mechanism, iv, ciph
 			return nil, device(err)
 		}
 		err = s.call("C_Decrypt", func(c *p11.Ctx) error { out, err = c.Decrypt(s.handle, ciphertext); return err })
+		if padding := len(ciphertext) - len(out); err == nil && m == providers.AESCBC && (padding < 1 || padding > 16) {
+			secret.Wipe(out) // opencryptoki gives out all of it where the padding is none
+			return nil, p11.Error(p11.CKR_ENCRYPTED_DATA_INVALID)
+		}
 		return out, s.blame(err)
 	})
 }

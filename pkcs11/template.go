@@ -19,14 +19,13 @@ type purpose struct {
 	mechanisms     []uint // those of them that the token has are allowed
 }
 
+var aesSizes = map[providers.KeyType]int{providers.AES128: 16, providers.AES256: 32} // bytes
+
 func (p *Provider) purpose(name string, t providers.KeyType) (purpose, bool) {
 	switch t {
 	case providers.AES128, providers.AES256:
-		u := purpose{class: p11.CKO_SECRET_KEY, keyType: p11.CKK_AES, generate: p11.CKM_AES_KEY_GEN, size: 16,
+		u := purpose{class: p11.CKO_SECRET_KEY, keyType: p11.CKK_AES, generate: p11.CKM_AES_KEY_GEN, size: aesSizes[t],
 			uses: []uint{p11.CKA_ENCRYPT, p11.CKA_DECRYPT}, mechanisms: []uint{p11.CKM_AES_CBC_PAD, p11.CKM_AES_GCM}}
-		if t == providers.AES256 {
-			u.size = 32
-		}
 		if p.config.wraps(name) {
 			u.uses, u.mechanisms = []uint{p11.CKA_WRAP, p11.CKA_UNWRAP}, []uint{p11.CKM_AES_KEY_WRAP}
 		}
@@ -73,20 +72,24 @@ func common(class, keyType uint, name string, version uint32, uses []uint) []*p1
 	return t
 }
 
+// allowed lists the mechanisms for the purpose that the token has.
+func (u *purpose) allowed(l *link) (list []uint) {
+	for _, m := range u.mechanisms {
+		if _, ok := l.mechanisms[m]; ok {
+			list = append(list, m)
+		} else if _, ok := l.mechanisms[p11.CKM_RSA_PKCS]; ok && m == p11.CKM_SHA256_RSA_PKCS {
+			list = append(list, p11.CKM_RSA_PKCS) // which signs as well
+		}
+	}
+	return list
+}
+
 // templates makes the attributes of a key: of the secret or private object, and of the public one.
 func (u *purpose) templates(l *link, name string, version uint32, anyMechanism bool) (private, public []*p11.Attribute) {
 	private = append(common(u.class, u.keyType, name, version, u.uses), p11.NewAttribute(p11.CKA_PRIVATE, true),
 		p11.NewAttribute(p11.CKA_SENSITIVE, true), p11.NewAttribute(p11.CKA_EXTRACTABLE, false))
-	var allowed []uint
-	for _, m := range u.mechanisms {
-		if _, ok := l.mechanisms[m]; ok {
-			allowed = append(allowed, m)
-		} else if m == p11.CKM_SHA256_RSA_PKCS {
-			allowed = append(allowed, p11.CKM_RSA_PKCS) // which signs as well
-		}
-	}
 	if !anyMechanism {
-		private = append(private, p11.NewAttribute(p11.CKA_ALLOWED_MECHANISMS, mechanismList(allowed)))
+		private = append(private, p11.NewAttribute(p11.CKA_ALLOWED_MECHANISMS, mechanismList(u.allowed(l))))
 	}
 	if u.class == p11.CKO_PRIVATE_KEY {
 		public = append(common(p11.CKO_PUBLIC_KEY, u.keyType, name, version, u.publicUses), p11.NewAttribute(p11.CKA_PRIVATE, false))
@@ -99,6 +102,9 @@ func (s *session) newMaterial(op, name string, last uint32, t providers.KeyType)
 	u, ok := s.p.purpose(name, t)
 	if _, has := s.link.mechanisms[u.generate]; !ok || !has {
 		return nil, failure(providers.NotSupported, op, errType)
+	}
+	if u.allowed(s.link) == nil {
+		return nil, failure(providers.NotSupported, op, errNoUse)
 	}
 	m := &material{info: providers.KeyInfo{Name: name, Version: last + 1, Type: t}, made: p11.NewMechanism(u.generate, nil)}
 	m.private, m.public = u.templates(s.link, name, last+1, s.p.config.AnyMechanism)
@@ -117,10 +123,8 @@ func (s *session) newMaterial(op, name string, last uint32, t providers.KeyType)
 func (l *link) generates() (types []providers.KeyType) {
 	for _, t := range allTypes {
 		u, _ := new(Provider).purpose("", t)
-		if l.can(u.generate, 0) {
-			if _, ok := l.mechanisms[u.generate]; ok {
-				types = append(types, t)
-			}
+		if _, ok := l.mechanisms[u.generate]; ok && u.allowed(l) != nil {
+			types = append(types, t)
 		}
 	}
 	return types
