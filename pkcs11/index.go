@@ -32,8 +32,8 @@ type index struct {
 // named is what is known of one name.
 type named struct {
 	searching chan struct{} // closed when the search under way is over; nil: none
-	at        time.Time
-	keys      []*key // ascending versions
+	at        time.Time     // when the last search began
+	keys      []*key        // ascending versions
 }
 
 // A key is an object with what it can be used for.
@@ -43,7 +43,8 @@ type key struct {
 	err    error         // why it must not be used
 }
 
-// Open returns a key. Which versions there are is looked up once a second at most.
+// Open returns a key. Which version is the newest is looked up once a second at most. A version that is not known is
+// looked for, since another process may have made it.
 func (p *Provider) Open(ctx context.Context, name string, version uint32) (providers.Key, error) {
 	const op = "opening a key"
 	if len(name) == 0 || len(name) > maxURI {
@@ -75,7 +76,7 @@ func pick(keys []*key, version uint32) *key {
 // lookUp returns the versions of a name. A version that is known needs no search. Of those who ask at the
 // same time, one searches.
 func (p *Provider) lookUp(ctx context.Context, name string, version uint32) ([]*key, error) {
-	x := &p.index
+	x, asked := &p.index, time.Now()
 	x.mu.Lock()
 	for {
 		n := x.names[name]
@@ -86,7 +87,8 @@ func (p *Provider) lookUp(ctx context.Context, name string, version uint32) ([]*
 			n = new(named)
 			x.names[name] = n
 		}
-		if version != 0 && pick(n.keys, version) != nil || time.Since(n.at) < nameLife {
+		known := pick(n.keys, version) != nil && (version != 0 || asked.Sub(n.at) < nameLife)
+		if known || n.at.After(asked) {
 			defer x.mu.Unlock()
 			return n.keys, nil
 		}
@@ -111,11 +113,12 @@ func (p *Provider) search(ctx context.Context, name string, n *named) ([]*key, e
 	p.index.mu.Lock()
 	known := n.keys
 	p.index.mu.Unlock()
+	began := time.Now()
 	keys, err := do(ctx, p, "opening a key", useOther, nil, func(s *session) ([]*key, error) { return s.versions(name, known) })
 	p.index.mu.Lock()
 	defer p.index.mu.Unlock()
 	if err == nil {
-		n.keys, n.at = keys, time.Now()
+		n.keys, n.at = keys, began
 	}
 	close(n.searching)
 	n.searching = nil

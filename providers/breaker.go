@@ -42,6 +42,13 @@ func (b *breaker) enter() bool {
 	return true
 }
 
+// ready reports whether enter would, too.
+func (b *breaker) ready() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.faults < faultsToOpen || !b.probing && !b.now().Before(b.until)
+}
+
 // An outcome is what a call says of the device.
 type outcome uint8
 

@@ -28,6 +28,9 @@ type Config struct {
 	Settings []byte    // what its ReadSettings reads: one JSON object, without secrets; nil: {}
 	Log      io.Writer // gets its standard error, a line at a time; nil discards it
 
+	// Processes is how many processes of the provider share the work, at most [MaxProcesses]; default 1.
+	Processes int
+
 	// Timeout is how long a use of a key may take. A provider that has not answered by then is killed, and
 	// started again. Default 3 s. What makes keys and checks all of them may take 20 times as long.
 	Timeout time.Duration
@@ -45,21 +48,26 @@ const (
 	patience     = time.Second
 	longestDelay = time.Second // between two attempts to start it
 	checkEvery   = 30 * time.Second
+	// noVersion is a version that no key has.
+	noVersion = math.MaxUint32
 )
 
-// A Connection is a provider in a process of its own, which is started again whenever it ends. It is safe
+// MaxProcesses is how many processes one provider may have.
+const MaxProcesses = 16
+
+// A Connection is a provider in processes of its own, each of which is started again whenever it ends. A call goes
+// to the process that has the fewest; one that hangs or has ended gets none as long as another is free. It is safe
 // for concurrent use.
 type Connection struct {
 	cfg         Config
 	provider    Provider
 	description Description
-	breaker     breaker
+	shards      []*shard
+	changing    chan struct{} // has one element while a key is made or destroyed
+	born        time.Time
+	settings    *os.File
 	stop        context.CancelFunc
 	wg          sync.WaitGroup
-
-	mu      sync.Mutex
-	process *plugin.Process // nil: none runs
-	changed chan struct{}   // closed when process changes
 }
 
 // Connect starts a provider. ctx is for the first start only; what goes wrong there is a
@@ -74,25 +82,41 @@ func Connect(ctx context.Context, cfg Config) (*Connection, error) {
 	if cfg.Log != nil {
 		cfg.Log = &lockedWriter{w: cfg.Log}
 	}
+	cfg.Processes = max(cfg.Processes, 1)
+	if cfg.Processes > MaxProcesses {
+		return nil, fmt.Errorf("a provider can have %d processes at most", MaxProcesses)
+	}
 	settings, err := settingsFile(cfg.Settings)
 	if err != nil {
 		return nil, err
 	}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	c := &Connection{cfg: cfg, changing: make(chan struct{}, 1), born: time.Now(), settings: settings, stop: stop}
 	spec := plugin.Spec{Path: cfg.Path, SHA256: cfg.SHA256, Protocol: Protocol, Env: cfg.Env, Log: cfg.Log,
 		Extra: []*os.File{settings}, LongestDelay: longestDelay}
-	run, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c := &Connection{cfg: cfg, stop: stop, changed: make(chan struct{}), breaker: breaker{now: time.Now}}
-	first := make(chan error, 1)
-	c.wg.Go(func() {
-		defer settings.Close()
-		first <- plugin.Supervise(run, spec, c.use)
-	})
-	if err := c.describe(ctx, first); err != nil {
-		c.Close()
-		return nil, err
+	for range cfg.Processes { // one after the other: a wrong PIN is tried once
+		if err := c.add(ctx, run, spec); err != nil {
+			c.Close()
+			return nil, err
+		}
 	}
-	c.wg.Go(func() { c.keepChecking(run) })
 	return c, nil
+}
+
+// add starts one more process. It is described if it is the first.
+func (c *Connection) add(ctx, run context.Context, spec plugin.Spec) error {
+	s := newShard(c)
+	c.shards = append(c.shards, s)
+	first := make(chan error, 1)
+	c.wg.Go(func() { first <- plugin.Supervise(run, spec, s.use) })
+	err := s.started(ctx, first)
+	if err == nil && len(c.shards) == 1 {
+		err = c.describe(ctx)
+	}
+	if err == nil {
+		c.wg.Go(func() { s.keepChecking(run) })
+	}
+	return err
 }
 
 // settingsFile makes the file that a provider's ReadSettings reads.
@@ -112,21 +136,8 @@ func settingsFile(b []byte) (*os.File, error) {
 	return f, nil
 }
 
-// describe waits for the first process and asks what it can do. first gets the error of a start that failed.
-func (c *Connection) describe(ctx context.Context, first <-chan error) error {
-	for {
-		p, changed := c.current()
-		if p != nil {
-			break
-		}
-		select {
-		case <-changed:
-		case err := <-first:
-			return err
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+// describe asks what the provider can do.
+func (c *Connection) describe(ctx context.Context) error {
 	var reply *pb.DescribeReply
 	err := c.call(ctx, "asking what a provider can do", slow, func(ctx context.Context, p pb.ProviderClient, o ...grpc.CallOption) (f *pb.Failure, err error) {
 		reply, err = p.Describe(ctx, &pb.DescribeRequest{}, o...)
@@ -145,130 +156,85 @@ func (c *Connection) describe(ctx context.Context, first <-chan error) error {
 // keys. After Close, all of its calls fail as Transient.
 func (c *Connection) Provider() Provider { return c.provider }
 
-// PID returns the process id of the provider, or 0 while there is none.
-func (c *Connection) PID() int {
-	if p, _ := c.current(); p != nil {
-		return p.PID()
+// PID returns the process id of the provider, of its first process if it has several, or 0 while there is none.
+func (c *Connection) PID() int { return c.PIDs()[0] }
+
+// PIDs returns the ids of the provider's processes; 0 stands for one that is not there now.
+func (c *Connection) PIDs() []int {
+	pids := make([]int, len(c.shards))
+	for i, s := range c.shards {
+		if p, _ := s.current(); p != nil {
+			pids[i] = p.PID()
+		}
 	}
-	return 0
+	return pids
 }
 
 // Close ends the provider, which gets two seconds.
 func (c *Connection) Close() error {
 	c.stop()
 	c.wg.Wait()
-	return nil
+	return c.settings.Close()
 }
 
-// use is what Supervise calls with each process.
-func (c *Connection) use(ctx context.Context, p *plugin.Process) {
-	c.install(p)
+// age is for how long the connection has been there, in nanoseconds.
+func (c *Connection) age() int64 { return int64(time.Since(c.born)) }
+
+// call makes a call to the process that is best for it.
+func (c *Connection) call(ctx context.Context, op string, class int, do rpc) error {
+	return c.best().call(ctx, op, class, do)
+}
+
+func (c *Connection) best() *shard {
+	if len(c.shards) == 1 {
+		return c.shards[0]
+	}
+	best, least := c.shards[0], c.shards[0].weight()
+	for _, s := range c.shards[1:] {
+		if w := s.weight(); w < least {
+			best, least = s, w
+		}
+	}
+	return best
+}
+
+// change makes a call that changes what keys there are. When it returns, all processes know.
+func (c *Connection) change(ctx context.Context, op, name string, do rpc) error {
 	select {
-	case <-p.Done():
+	case c.changing <- struct{}{}:
+		defer func() { <-c.changing }()
 	case <-ctx.Done():
+		return &Error{Code: Transient, Op: op, Err: ctx.Err()}
 	}
-	c.install(nil)
-}
-
-func (c *Connection) install(p *plugin.Process) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.process = p
-	close(c.changed)
-	c.changed = make(chan struct{})
-}
-
-func (c *Connection) current() (*plugin.Process, <-chan struct{}) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.process, c.changed
-}
-
-// wait returns the process, if it runs or is soon started again, or nil.
-func (c *Connection) wait(ctx context.Context) *plugin.Process {
-	var timeout <-chan time.Time
-	for {
-		p, changed := c.current()
-		if p != nil {
-			return p
-		}
-		if timeout == nil {
-			timer := time.NewTimer(patience)
-			defer timer.Stop()
-			timeout = timer.C
-		}
-		select {
-		case <-changed:
-		case <-timeout:
-			return nil
-		case <-ctx.Done():
-			return nil
+	changer := c.best()
+	err := changer.call(ctx, op, slow, do)
+	var others sync.WaitGroup
+	for _, s := range c.shards {
+		if s != changer {
+			others.Go(func() { s.lookAgain(context.WithoutCancel(ctx), name) }) // which has a deadline of its own
 		}
 	}
-}
-
-// A rpc makes one call. It returns the failure that is in the reply, or the error of gRPC.
-type rpc func(context.Context, pb.ProviderClient, ...grpc.CallOption) (*pb.Failure, error)
-
-// call makes a call, unless the breaker is open, and kills a provider that does not answer in time. Its
-// errors are of type [*Error].
-func (c *Connection) call(ctx context.Context, op string, class int, do rpc) (err error) {
-	if err := ctx.Err(); err != nil {
-		return &Error{Code: Transient, Op: op, Err: err}
-	}
-	if !c.breaker.enter() {
-		return &Error{Code: Transient, Op: op, Err: errors.New("the provider has failed several times")}
-	}
-	o := unknown
-	defer func() { c.breaker.leave(o) }()
-	p := c.wait(ctx)
-	if p == nil {
-		if ctx.Err() == nil {
-			o = faulty
-		}
-		return &Error{Code: Transient, Op: op, Err: errors.New("the provider is not running")}
-	}
-	timed, cancel := context.WithTimeout(ctx, time.Duration(class)*c.cfg.Timeout)
-	defer cancel()
-	failure, err := do(timed, pb.NewProviderClient(p.GRPC()), grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage))
-	if err != nil {
-		hung := timed.Err() != nil && ctx.Err() == nil
-		err, fault := fromStatus(ctx, op, err)
-		if fault {
-			o = faulty
-		}
-		if hung {
-			c.log("the provider did not answer in time, and is killed: %s", op)
-			go p.Kill()
-		}
-		return err
-	}
-	err = fromFailure(failure, op)
-	o = worked
-	if CodeOf(err) == Device {
-		o = faulty
-	}
+	others.Wait()
 	return err
 }
 
-// keepChecking has the provider use its keys from time to time, and says when it fails.
-func (c *Connection) keepChecking(ctx context.Context) {
-	r := &remote{c}
-	healthy := true
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(checkEvery):
-		}
-		err := r.Health(ctx)
-		if err != nil && ctx.Err() == nil && healthy {
-			c.log("the provider is not healthy: %v", err)
-		} else if err == nil && !healthy {
-			c.log("the provider is healthy again")
-		}
-		healthy = err == nil
+// health is that of all processes.
+func (c *Connection) health(ctx context.Context) error {
+	errs := make([]error, len(c.shards))
+	var checks sync.WaitGroup
+	for i, s := range c.shards {
+		checks.Go(func() { errs[i] = s.health(ctx) })
 	}
+	checks.Wait()
+	for i, err := range errs {
+		if err != nil && len(errs) > 1 {
+			return &Error{Code: CodeOf(err), Op: fmt.Sprintf("process %d of %d", i+1, len(errs)), Err: err}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *Connection) log(format string, args ...any) {

@@ -38,6 +38,8 @@ func TestMain(m *testing.M) {
 type settings struct {
 	Dir    string `json:"dir"`
 	Faulty bool   `json:"faulty"` // every use of a key is a failure of the device
+	// Remembers is for a provider that looks for the newest version of a key once only.
+	Remembers bool `json:"remembers"`
 }
 
 func providerMain() error {
@@ -57,6 +59,9 @@ func providerMain() error {
 	}
 	if err != nil {
 		return err
+	}
+	if s.Remembers {
+		return providers.Serve(&remembering{Provider: p})
 	}
 	return providers.Serve(&odd{p, s})
 }

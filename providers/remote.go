@@ -24,16 +24,8 @@ var (
 // Describe says what the provider is, as it said at its first start.
 func (r *remote) Describe(context.Context) (Description, error) { return r.c.description, nil }
 
-// Health has the provider do a real operation with every key, or what it has instead.
-func (r *remote) Health(ctx context.Context) error {
-	const op = "checking a provider's health"
-	var reply *pb.HealthReply
-	err := r.c.call(ctx, op, slow, func(ctx context.Context, p pb.ProviderClient, o ...grpc.CallOption) (f *pb.Failure, err error) {
-		reply, err = p.Health(ctx, &pb.HealthRequest{}, o...)
-		return reply.GetFailure(), err
-	})
-	return err
-}
+// Health has each process of the provider do a real operation with every key, or what it has instead.
+func (r *remote) Health(ctx context.Context) error { return r.c.health(ctx) }
 
 // Keys lists the provider's keys.
 func (r *remote) Keys(ctx context.Context) ([]KeyInfo, error) {
@@ -149,7 +141,7 @@ func (r *remote) change(ctx context.Context, op, name string, t KeyType, do func
 		return KeyInfo{}, &Error{Code: Malformed, Op: op, Err: errTooLarge}
 	}
 	var reply *pb.KeyReply
-	err := r.c.call(ctx, op, slow, func(ctx context.Context, p pb.ProviderClient, o ...grpc.CallOption) (f *pb.Failure, err error) {
+	err := r.c.change(ctx, op, name, func(ctx context.Context, p pb.ProviderClient, o ...grpc.CallOption) (f *pb.Failure, err error) {
 		reply, err = do(ctx, p, o...)
 		return reply.GetFailure(), err
 	})
@@ -190,7 +182,7 @@ func (d destroys) Destroy(ctx context.Context, name string, version uint32) erro
 	if len(name) > maxName {
 		return &Error{Code: NoSuchKey, Op: op}
 	}
-	return d.c.call(ctx, op, slow, func(ctx context.Context, p pb.ProviderClient, o ...grpc.CallOption) (*pb.Failure, error) {
+	return d.c.change(ctx, op, name, func(ctx context.Context, p pb.ProviderClient, o ...grpc.CallOption) (*pb.Failure, error) {
 		reply, err := p.Destroy(ctx, &pb.DestroyRequest{Name: name, Version: version}, o...)
 		return reply.GetFailure(), err
 	})
