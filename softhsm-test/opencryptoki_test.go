@@ -4,6 +4,9 @@
 package softhsmtest
 
 import (
+	"bytes"
+	"errors"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,6 +44,9 @@ func TestOpencryptoki(t *testing.T) {
 	again.Env = append(os.Environ(), inNamespace+"=1")
 	again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	out, err := again.CombinedOutput()
+	if errors.Is(err, syscall.EPERM) {
+		t.Skip("namespaces are not allowed here (CAP_SYS_ADMIN)")
+	}
 	if err != nil {
 		t.Fatalf("in a namespace: %v\n%s", err, out)
 	}
@@ -49,18 +55,111 @@ func TestOpencryptoki(t *testing.T) {
 
 // inside is TestOpencryptoki in its namespaces.
 func inside(t *testing.T) {
-	h := newOpencryptoki(t)
+	h, d := newOpencryptoki(t)
 	t.Run("Conformance", func(t *testing.T) {
-		providertest.Run(t, func(t *testing.T) providers.Provider { return h.open(t).Provider() }, providertest.Options{
-			TooLarge: 1<<20 + 1, NoPKCS1Decryption: true,
-			Generates: []providers.KeyType{providers.AES128, providers.AES256, providers.HMACSHA256, providers.RSA2048},
-			Imports:   []providers.KeyType{providers.AES128, providers.AES256, providers.HMACSHA256, providers.RSA2048},
-		})
+		types := []providers.KeyType{providers.AES128, providers.AES256, providers.HMACSHA256, providers.RSA2048}
+		providertest.Run(t, func(t *testing.T) providers.Provider { return h.open(t).Provider() },
+			providertest.Options{TooLarge: 1<<20 + 1, NoPKCS1Decryption: true, Generates: types, Imports: types})
 	})
+	t.Run("Attributes", func(t *testing.T) { h.hints(t) })
+	t.Run("Lost", func(t *testing.T) { h.loseDaemon(t, d) })
+	t.Run("PIN", func(t *testing.T) { h.wrongPINs(t) })
+}
+
+// with is the token with another setting.
+func (h *hsm) with(name string, value any) *hsm {
+	other := *h
+	other.settings = maps.Clone(h.settings)
+	other.settings[name] = value
+	return &other
+}
+
+// hints: what the token cannot do is refused when a key is made, and not when it is used.
+func (h *hsm) hints(t *testing.T) {
+	g := h.with("any-mechanism", false).open(t).Provider().(providers.Generator)
+	if _, err := g.Generate(t.Context(), "strict", providers.AES128); !errors.Is(err, providers.NotSupported) || !strings.Contains(err.Error(), "any-mechanism") {
+		t.Errorf("a token that keeps no list of mechanisms: %v", err)
+	}
+	g = h.open(t).Provider().(providers.Generator)
+	for name, kt := range map[string]providers.KeyType{"kek.wrap": providers.AES256, "pair": providers.ECP256} {
+		if _, err := g.Generate(t.Context(), name, kt); !errors.Is(err, providers.NotSupported) {
+			t.Errorf("%s, without a mechanism: %v", name, err)
+		}
+	}
+}
+
+// loseDaemon takes the provider and the daemon away. Keys cannot be used until both are back, and then at once.
+func (h *hsm) loseDaemon(t *testing.T, d *exec.Cmd) {
+	c := h.open(t)
+	ctx, p := t.Context(), c.Provider()
+	if _, err := p.(providers.Generator).Generate(ctx, "lost", providers.HMACSHA256); err != nil {
+		t.Fatal(err)
+	}
+	mac := func() ([]byte, error) {
+		k, err := p.Open(ctx, "lost", 1)
+		if err != nil {
+			return nil, err
+		}
+		return k.(providers.MACer).MAC(ctx, []byte("message"))
+	}
+	want, err := mac()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Process.Kill()
+	d.Wait()
+	if err := syscall.Kill(c.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := mac(); !errors.Is(err, providers.Transient) {
+			t.Errorf("without its daemon: %v", err)
+		}
+	}
+	daemon(t)
+	for began := time.Now(); ; {
+		got, err := mac()
+		if err == nil && bytes.Equal(got, want) {
+			break
+		}
+		if since := time.Since(began); since > 3*time.Second { // 2 s, on a machine that does nothing else
+			t.Fatalf("not back after %v: %v", since, err)
+		}
+	}
+}
+
+// wrongPINs: this token counts wrong PINs, and the third would lock it.
+func (h *hsm) wrongPINs(t *testing.T) {
+	pin := filepath.Join(h.dir, "pin")
+	for _, c := range []struct {
+		pin   string
+		again bool
+		want  string
+	}{
+		{"wrong", false, "PIN_INCORRECT"},
+		{opencryptokiPIN, false, "wrong the last time"}, // not tried, though it is right
+		{"wrong", true, "PIN_INCORRECT"},
+		{opencryptokiPIN, true, "would lock"}, // never tried
+		{"wrong", true, "would lock"},
+	} {
+		write(t, pin, c.pin+"\n")
+		if p, err := h.with("try-pin-again", c.again).connect(t); err == nil {
+			p.Close()
+			t.Errorf("started, want %s", c.want)
+		} else if !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v, want %s", err, c.want)
+		}
+	}
+	write(t, pin, opencryptokiPIN+"\n")
+	byHand := exec.Command("pkcs11-tool", "--module", opencryptoki, "--token-label", "keys", "--login", "--pin", opencryptokiPIN, "--list-objects")
+	if out, err := byHand.CombinedOutput(); err != nil {
+		t.Fatalf("the token is locked: %v\n%s", err, out)
+	}
+	h.open(t)
 }
 
 // newOpencryptoki makes a token, and starts the daemon that all of opencryptoki needs.
-func newOpencryptoki(t *testing.T) *hsm {
+func newOpencryptoki(t *testing.T) (*hsm, *exec.Cmd) {
 	t.Helper()
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		t.Fatal(err)
@@ -79,7 +178,7 @@ func newOpencryptoki(t *testing.T) *hsm {
 		}
 	}
 	write(t, "/etc/opencryptoki/opencryptoki.conf", "version opencryptoki-3.1\nslot 0\n{\nstdll = libpkcs11_sw.so\n}\n")
-	daemon(t)
+	d := daemon(t)
 	for _, c := range []struct{ in, args string }{{"keys\n", "-I -S 87654321"}, {"", "-u -S 87654321 -n " + opencryptokiPIN}} {
 		init := exec.Command("pkcsconf", append(strings.Fields(c.args), "-c", "0")...)
 		init.Stdin = strings.NewReader(c.in)
@@ -92,7 +191,7 @@ func newOpencryptoki(t *testing.T) *hsm {
 	write(t, pin, opencryptokiPIN+"\n")
 	h.settings = map[string]any{"module": opencryptoki, "sha256": sum(t, opencryptoki), "token": "pkcs11:token=keys?pin-source=file:" + pin,
 		"any-mechanism": true}
-	return h
+	return h, d
 }
 
 // daemon starts opencryptoki's daemon.
