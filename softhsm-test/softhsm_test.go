@@ -23,19 +23,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mslkeep/mslkeep/internal/msltest"
 	"github.com/mslkeep/mslkeep/providers"
 	"github.com/mslkeep/mslkeep/providers/providertest"
 )
 
 const testPIN = "canary-pin-4711"
 
+// binaries is the folder of what tests build.
+var binaries string
+
 // provider is the command under test, built once.
 var provider = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "softhsm-test")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "mslkeep-provider-pkcs11")
+	path := filepath.Join(binaries, "mslkeep-provider-pkcs11")
 	out, err := exec.Command("go", "build", "-o", path, "github.com/mslkeep/mslkeep/cmd/mslkeep-provider-pkcs11").CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%w: %s", err, out)
@@ -44,10 +44,14 @@ var provider = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if path, err := provider(); err == nil {
-		os.RemoveAll(filepath.Dir(path))
+	dir, err := os.MkdirTemp("", "softhsm-test")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
+	binaries = dir
+	code := msltest.Main(m)
+	os.RemoveAll(dir)
 	os.Exit(code)
 }
 
@@ -58,7 +62,7 @@ type hsm struct {
 	env      []string
 }
 
-func newHSM(t *testing.T) *hsm {
+func newHSM(t testing.TB) *hsm {
 	t.Helper()
 	module := "/usr/lib/softhsm/libsofthsm2.so"
 	if _, err := os.Stat(module); err != nil {
@@ -81,14 +85,14 @@ func newHSM(t *testing.T) *hsm {
 	return h
 }
 
-func write(t *testing.T, path, text string) {
+func write(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func sum(t *testing.T, path string) string {
+func sum(t testing.TB, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {
