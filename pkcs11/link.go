@@ -107,6 +107,7 @@ func (p *Provider) connect(old *link, whole bool) (*link, error) {
 	}
 	p.next++
 	l.number = p.next
+	p.token.serial = l.info.SerialNumber // another token of that name gets neither the PIN nor work
 	return l, nil
 }
 

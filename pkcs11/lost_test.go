@@ -124,18 +124,37 @@ func TestTokenAway(t *testing.T) {
 		move(away, tokens)
 		eventually(t, "after its return", func() error { return use1(mac.MAC(t.Context(), nil)) })
 	}
-	// Another token in its place has no such key, whatever its name.
-	move(tokens, away)
-	if err := os.Mkdir(tokens, 0o700); err != nil {
+}
+
+// Another token in the place of the one that was there gets no PIN, whatever its name, and nothing is asked of it.
+func TestAnotherToken(t *testing.T) {
+	h := newHSM(t)
+	p := h.open(t, h.config())
+	mac := made[*macKey](t, p, "mac", providers.HMACSHA256)
+	tokens, away := filepath.Join(h.dir, "tokens"), filepath.Join(h.dir, "away")
+	if err := errors.Join(os.Rename(tokens, away), os.Mkdir(tokens, 0o700)); err != nil {
 		t.Fatal(err)
 	}
 	h.initToken(t, "keys")
-	eventually(t, "another token", func() error {
-		if _, err := mac.MAC(t.Context(), nil); !errors.Is(err, providers.NoSuchKey) {
-			return errors.Join(errors.New("not refused"), err)
+	before := p.Calls()["C_Login"]
+	for range 3 {
+		for what, err := range map[string]error{
+			"MAC": use1(mac.MAC(t.Context(), nil)), "generate": use1(p.Generate(t.Context(), "new", providers.AES128)),
+			"list": use1(p.Keys(t.Context())), "health": p.Health(t.Context()),
+		} {
+			if !errors.Is(err, providers.Transient) {
+				t.Errorf("%s with another token: %v", what, err)
+			}
 		}
-		return nil
-	})
+		time.Sleep(firstDelay) // so that the token is looked for again
+	}
+	if n := p.Calls()["C_Login"]; n != before {
+		t.Errorf("%d log-ins to another token", n-before)
+	}
+	if err := errors.Join(os.RemoveAll(tokens), os.Rename(away, tokens)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the old token", func() error { return use1(mac.MAC(t.Context(), nil)) })
 }
 
 // Every call into the module fails once, with every class of error. Nothing wrong comes out, the error has a code,
