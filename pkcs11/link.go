@@ -70,7 +70,7 @@ func (p *Provider) connect(old *link, whole bool) (*link, error) {
 	if whole {
 		m.call("C_Finalize", (*p11.Ctx).Finalize) // it may not have been started
 		if err := m.call("C_Initialize", func(c *p11.Ctx) error { return c.Initialize() }); err != nil {
-			return nil, away("starting the PKCS #11 module", err)
+			return nil, away("starting the PKCS #11 module", providers.Because(providers.CauseDriver, err))
 		}
 		slot, err := p.findSlot()
 		if err != nil {
@@ -136,11 +136,11 @@ func (p *Provider) findSlot() (uint, error) {
 	}
 	switch found {
 	case 0:
-		return 0, failure(providers.Transient, op, fmt.Errorf("no token in %d slots is %s; list them with pkcs11-tool --module … -L", len(slots), p.token))
+		return 0, failure(providers.Transient, op, providers.Because(providers.CauseDevice, fmt.Errorf("no token in %d slots is %s; list them with pkcs11-tool --module … -L", len(slots), p.token)))
 	case 1:
 		return slot, nil
 	}
-	return 0, failure(providers.Denied, op, fmt.Errorf("%d tokens are %s; add serial= to the URI", found, p.token))
+	return 0, failure(providers.Denied, op, providers.Because(providers.CauseDevice, fmt.Errorf("%d tokens are %s; add serial= to the URI", found, p.token)))
 }
 
 func (u *uri) matches(info *p11.TokenInfo) bool {
@@ -156,11 +156,11 @@ func (p *Provider) login(l *link) error {
 		return nil
 	}
 	if err := p.mayTry(l.info.Flags); err != nil {
-		return failure(providers.Locked, op, err) // it may be tried when somebody has seen to the token
+		return failure(providers.Locked, op, providers.Because(providers.CauseSecretUntried, err)) // it may be tried when somebody has seen to the token
 	}
 	pin, err := readPIN(p.token.pinSource)
 	if err != nil {
-		return failure(providers.Locked, op, err)
+		return failure(providers.Locked, op, providers.Because(providers.CauseSecretSource, err))
 	}
 	defer pin.Wipe()
 	b := secret.Reveal(pin)
@@ -171,7 +171,11 @@ func (p *Provider) login(l *link) error {
 		return nil
 	}
 	if err != nil && classify(err, useOther) == classPermanent {
-		p.refuse = failure(permanentCode(err), op, err)
+		code := permanentCode(err)
+		if code == providers.Locked {
+			err = providers.Because(providers.CauseSecretRefused, err)
+		}
+		p.refuse = failure(code, op, err)
 		return p.refuse
 	}
 	if err != nil {

@@ -39,14 +39,14 @@ func loadModule(path, sum string) (*module, error) {
 	const op = "loading the PKCS #11 module"
 	want, err := hex.DecodeString(sum)
 	if err != nil || len(want) != sha256.Size {
-		return nil, failure(providers.Malformed, op, errors.New("its SHA-256 must be set, to 64 hexadecimal digits"))
+		return nil, unset(op, errors.New("its SHA-256 must be set, to 64 hexadecimal digits"))
 	}
 	if !filepath.IsAbs(path) {
-		return nil, failure(providers.Malformed, op, errors.New("its path must be absolute"))
+		return nil, unset(op, errors.New("its path must be absolute"))
 	}
 	source, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, failure(providers.Device, op, err)
+		return nil, failure(providers.Device, op, providers.Because(providers.CauseDriver, err))
 	}
 	defer source.Close()
 	memory, err := sealedCopy(source, want)
@@ -63,7 +63,7 @@ func loadModule(path, sum string) (*module, error) {
 	ctx := p11.New(fmt.Sprintf("/proc/self/fd/%d", fd))
 	if ctx == nil {
 		unix.Close(fd)
-		return nil, failure(providers.Device, op, errors.New("the file is no PKCS #11 library, or a library that it needs is missing: see ldd"))
+		return nil, failure(providers.Device, op, providers.Because(providers.CauseDriver, errors.New("the file is no PKCS #11 library, or a library that it needs is missing: see ldd")))
 	}
 	return &module{ctx: ctx, calls: make(map[string]uint64)}, nil
 }
@@ -73,7 +73,7 @@ func sealedCopy(source *os.File, want []byte) (*os.File, error) {
 		return nil, err
 	} else if st, ok := info.Sys().(*syscall.Stat_t); !ok || !info.Mode().IsRegular() || info.Mode().Perm()&0o002 != 0 ||
 		st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-		return nil, errors.New("it must be a regular file of this user or root that others cannot change")
+		return nil, providers.Because(providers.CauseDriver, errors.New("it must be a regular file of this user or root that others cannot change"))
 	}
 	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
 	fd, err := unix.MemfdCreate("module", flags|unix.MFD_EXEC)
@@ -91,7 +91,7 @@ func sealedCopy(source *os.File, want []byte) (*os.File, error) {
 	case n > maxModule:
 		err = errors.New("it is too large")
 	case subtle.ConstantTimeCompare(h.Sum(nil), want) != 1:
-		err = fmt.Errorf("its SHA-256 is %x, which is not the one that was configured", h.Sum(nil))
+		err = providers.Because(providers.CauseDriverChanged, fmt.Errorf("its SHA-256 is %x, which is not the one that was configured", h.Sum(nil)))
 	default:
 		const seals = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
 		_, err = unix.FcntlInt(memory.Fd(), unix.F_ADD_SEALS, seals)

@@ -118,7 +118,7 @@ func Open(ctx context.Context, c Config) (*Provider, error) {
 		err = fmt.Errorf("sessions must be 1 to %d", maxSessions)
 	}
 	if err != nil {
-		return nil, failure(providers.Malformed, op, err)
+		return nil, unset(op, err)
 	}
 	if c.Sessions == 0 {
 		c.Sessions = defaultSessions
@@ -128,12 +128,12 @@ func Open(ctx context.Context, c Config) (*Provider, error) {
 	}
 	for _, m := range c.Without {
 		if mechanismsOf[m] == nil {
-			return nil, failure(providers.Malformed, op, fmt.Errorf("without: there is no mechanism %q", m))
+			return nil, unset(op, fmt.Errorf("without: there is no mechanism %q", m))
 		}
 	}
 	named, err := parseNames(c.Keys)
 	if err != nil {
-		return nil, failure(providers.Malformed, op, err)
+		return nil, unset(op, err)
 	}
 	m, err := loadModule(c.Module, c.SHA256)
 	if err != nil {
@@ -152,6 +152,11 @@ func Open(ctx context.Context, c Config) (*Provider, error) {
 		return nil, failure(providers.Transient, "opening a PKCS #11 token", err)
 	}
 	return p, nil
+}
+
+// unset is the error of a configuration that makes no sense.
+func unset(op string, err error) error {
+	return failure(providers.Malformed, op, providers.Because(providers.CauseSettings, err))
 }
 
 func parseNames(keys map[string][]string) (map[string][]uri, error) {

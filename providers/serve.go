@@ -48,12 +48,12 @@ func ReadSettings(v any) error {
 
 func decodeSettings(b []byte, v any) error {
 	if len(b) > maxSettings {
-		return errors.New("reading the settings: too long")
+		return Because(CauseSettings, errors.New("reading the settings: too long"))
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return fmt.Errorf("reading the settings: %w", err)
+		return Because(CauseSettings, fmt.Errorf("reading the settings: %w", err))
 	}
 	return nil
 }
@@ -65,7 +65,7 @@ func decodeSettings(b []byte, v any) error {
 //		plugin.Harden(false)
 //		if err := run(); err != nil {
 //			fmt.Fprintln(os.Stderr, "my provider:", err)
-//			os.Exit(1)
+//			os.Exit(providers.ExitCode(err))
 //		}
 //	}
 //

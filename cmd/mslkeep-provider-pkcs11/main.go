@@ -44,7 +44,7 @@ func main() {
 	plugin.Harden(false)
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "mslkeep-provider-pkcs11:", err)
-		os.Exit(1)
+		os.Exit(providers.ExitCode(err))
 	}
 	os.Exit(0) // at once: some modules crash when the C library unloads them
 }
