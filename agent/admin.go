@@ -16,7 +16,8 @@ type Key struct {
 	Version uint32    `json:"version"`
 	Type    string    `json:"type"` // "aes-128", "aes-256", "hmac-sha256", "rsa-2048", "ec-p256"
 	Created time.Time `json:"created,omitzero"`
-	Uses    uint64    `json:"uses"` // since the agent was started
+	Uses    uint64    `json:"uses"`   // since the agent was started
+	Opened  uint64    `json:"opened"` // master tokens, in the last hour
 }
 
 // A Finding is one thing that the agent reports of its own state.
@@ -58,11 +59,34 @@ func (c *Client) PID() int {
 	return int(conn.Hello().AgentPID)
 }
 
-// Keys lists the keys whose name begins with prefix, by name and version.
+// A KeysError says which of the agent's providers did not list their keys. The keys of the others are listed.
+type KeysError struct {
+	Failed []Finding
+}
+
+func (e *KeysError) Error() string {
+	s := "list keys: not all providers answered"
+	for _, f := range e.Failed {
+		s += "; " + f.Name + ": " + f.Detail
+	}
+	return s
+}
+
+// Keys lists the keys whose name begins with prefix, by name and version. If some providers fail, it returns the keys
+// of the others and a [*KeysError].
 func (c *Client) Keys(ctx context.Context, prefix string) ([]Key, error) {
 	var reply wire.KeysReply
-	err := c.call(ctx, "list keys", &wire.KeysRequest{Prefix: prefix}, &reply)
-	return fromWire(reply.Keys), err
+	if err := c.call(ctx, "list keys", &wire.KeysRequest{Prefix: prefix}, &reply); err != nil {
+		return nil, err
+	}
+	if len(reply.Failed) == 0 {
+		return fromWire(reply.Keys), nil
+	}
+	e := new(KeysError)
+	for _, f := range reply.Failed {
+		e.Failed = append(e.Failed, Finding(f))
+	}
+	return fromWire(reply.Keys), e
 }
 
 // GenerateKey makes a key, or for type "keyset" the three keys of a crypto context, and returns what it made.
@@ -101,7 +125,7 @@ func (c *Client) PublicKey(ctx context.Context, name string, version uint32) (Ke
 func fromWire(keys []wire.Key) []Key {
 	ks := make([]Key, len(keys))
 	for i, k := range keys {
-		ks[i] = Key{Name: k.Name, Version: k.Version, Type: k.Type, Uses: k.Uses}
+		ks[i] = Key{Name: k.Name, Version: k.Version, Type: k.Type, Uses: k.Uses, Opened: k.Opened}
 		if k.Created != 0 {
 			ks[i].Created = time.Unix(k.Created, 0)
 		}

@@ -112,8 +112,12 @@ func TestAdministration(t *testing.T) {
 	if h, err := c.Health(ctx); err != nil || h.Sessions != 3 || len(h.Findings) != 1 || !h.Findings[0].OK {
 		t.Errorf("health: %+v, %v", h, err)
 	}
-	if k, err := c.Keys(ctx, "p"); err != nil || k[0].Name != "p" || k[0].Created.Unix() != 5 {
+	if k, err := c.Keys(ctx, "p"); err != nil || k[0].Name != "p" || k[0].Created.Unix() != 5 || k[0].Opened != 6 {
 		t.Errorf("keys: %+v, %v", k, err)
+	}
+	k, err := c.Keys(ctx, "away")
+	if e, ok := errors.AsType[*KeysError](err); !ok || len(e.Failed) != 1 || e.Failed[0].Name != "hsm" || len(k) != 1 {
+		t.Errorf("keys of which some are away: %+v, %v", k, err)
 	}
 	for _, do := range []func() ([]Key, error){
 		func() ([]Key, error) { return c.GenerateKey(ctx, "n", "aes-128") },

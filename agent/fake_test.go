@@ -158,7 +158,11 @@ func (f *fake) answer(req wire.Request) (wire.Reply, error) {
 	case *wire.HealthRequest:
 		return &wire.HealthReply{Findings: []wire.Finding{{Name: "asked", OK: true}}, Sessions: 3, Entities: f.waiting.Load()}, nil
 	case *wire.KeysRequest:
-		return &wire.KeysReply{Keys: []wire.Key{{Name: r.Prefix, Version: 1, Created: 5}}}, nil
+		reply := &wire.KeysReply{Keys: []wire.Key{{Name: r.Prefix, Version: 1, Created: 5, Opened: 6}}}
+		if r.Prefix == "away" {
+			reply.Failed = []wire.Finding{{Name: "hsm", Detail: "transient"}}
+		}
+		return reply, nil
 	case *wire.PublicKeyRequest:
 		return &wire.PublicKeyReply{Key: wire.Key{Name: r.Name}, SPKI: []byte("der")}, nil
 	case *wire.GenerateKeyRequest, *wire.ImportKeyRequest, *wire.RotateKeyRequest:

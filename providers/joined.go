@@ -7,8 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // A Joined is several providers seen as one: a key of the provider NAME is called NAME:KEY, and one of Main
@@ -29,21 +31,45 @@ func (j *Joined) route(name string) (p Provider, own, prefix string) {
 	return j.Main, name, ""
 }
 
-// Keys lists the keys of all providers.
+// A KeysError says which of several providers did not list their keys. The others' are listed beside it.
+type KeysError struct {
+	Failed map[string]error // by the names of providers; that of the main one is ""
+}
+
+func (e *KeysError) Error() string {
+	names := slices.Sorted(maps.Keys(e.Failed))
+	return fmt.Sprintf("listing keys: %d of the providers failed, such as %q: %v", len(names), names[0], e.Failed[names[0]])
+}
+
+// Unwrap returns what the providers said.
+func (e *KeysError) Unwrap() []error { return slices.Collect(maps.Values(e.Failed)) }
+
+// Keys lists the keys of all providers. If some of them fail, it returns the keys of the others and a [*KeysError].
 func (j *Joined) Keys(ctx context.Context) ([]KeyInfo, error) {
-	all, err := j.Main.Keys(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for who, p := range j.Named {
+	var mu sync.Mutex
+	var all []KeyInfo
+	failed := make(map[string]error)
+	list := func(who, prefix string, p Provider) {
 		infos, err := p.Keys(ctx)
+		mu.Lock()
+		defer mu.Unlock()
 		if err != nil {
-			return nil, failureOf(who, err)
+			failed[who] = err
+			return
 		}
 		for _, i := range infos {
-			i.Name = who + ":" + i.Name
+			i.Name = prefix + i.Name
 			all = append(all, i)
 		}
+	}
+	var lists sync.WaitGroup
+	for who, p := range j.Named {
+		lists.Go(func() { list(who, who+":", p) })
+	}
+	list("", "", j.Main)
+	lists.Wait()
+	if len(failed) > 0 {
+		return all, &KeysError{failed}
 	}
 	return all, nil
 }

@@ -37,6 +37,14 @@ func (b bare) Keys(ctx context.Context) ([]providers.KeyInfo, error) { return b.
 func (b bare) Open(ctx context.Context, name string, v uint32) (providers.Key, error) {
 	return b.p.Open(ctx, name, v)
 }
+
+// away is a provider that cannot list its keys.
+type away struct{ providers.Provider }
+
+func (away) Keys(context.Context) ([]providers.KeyInfo, error) {
+	return nil, &providers.Error{Code: providers.Transient}
+}
+
 func (b bare) Health(context.Context) error { return &providers.Error{Code: providers.Device} }
 
 func TestJoined(t *testing.T) {
@@ -81,6 +89,20 @@ func TestJoined(t *testing.T) {
 	}
 	if err := j.Destroy(ctx, "a:key", 1); err != nil {
 		t.Error(err)
+	}
+	for _, named := range []bool{true, false} {
+		j := &providers.Joined{Main: away{main}, Named: map[string]providers.Provider{"a": a}}
+		who, first := "", "a:key"
+		if named {
+			j.Main, j.Named["hsm"] = main, away{b}
+			who, first = "hsm", "key"
+		}
+		infos, err := j.Keys(ctx)
+		e, ok := errors.AsType[*providers.KeysError](err)
+		if !ok || len(e.Failed) != 1 || !errors.Is(e.Failed[who], providers.Transient) || !errors.Is(err, providers.Transient) ||
+			!slices.ContainsFunc(infos, func(i providers.KeyInfo) bool { return i.Name == first }) {
+			t.Errorf("keys when %q is away: %v, %v", who, infos, err)
+		}
 	}
 }
 

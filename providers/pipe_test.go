@@ -191,12 +191,19 @@ func sendSignal(t *testing.T, c *providers.Connection, sig syscall.Signal) {
 	t.Helper()
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		if pid := c.PID(); pid > 0 && syscall.Kill(pid, sig) == nil { // 0 would be this process's group
+			waitFor(t, "the process has stopped", func() bool { return sig != syscall.SIGSTOP || stopped(pid) })
 			return
 		}
 		if time.Now().After(end) {
 			t.Fatal("no provider runs")
 		}
 	}
+}
+
+// stopped reports whether a process has stopped, which takes the kernel a moment.
+func stopped(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(stat), ") T ")
 }
 
 func TestErrorsSurvive(t *testing.T) {

@@ -86,6 +86,9 @@ func ensureKey(ctx context.Context, peer *custody.Peer, name, keyType string, ou
 	if err != nil {
 		return err
 	}
+	if failed := reply.(*wire.KeysReply).Failed; len(failed) > 0 { // the key may be there
+		return fmt.Errorf("listing the keys of %s: %s", failed[0].Name, failed[0].Detail)
+	}
 	for _, k := range reply.(*wire.KeysReply).Keys {
 		if k.Name == name || strings.HasPrefix(k.Name, name+".") {
 			fmt.Fprintf(out, "%s is there\n", name)

@@ -23,12 +23,13 @@ import (
 
 // A providerConfig is a [[providers]] section. Its own settings are passed on unread.
 type providerConfig struct {
-	Name     string         `toml:"name"`
-	Binary   string         `toml:"binary"`
-	SHA256   string         `toml:"sha256"`
-	Env      []string       `toml:"env"`
-	Timeout  time.Duration  `toml:"timeout"`
-	Settings map[string]any `toml:"settings"`
+	Name      string         `toml:"name"`
+	Binary    string         `toml:"binary"`
+	SHA256    string         `toml:"sha256"`
+	Env       []string       `toml:"env"`
+	Timeout   time.Duration  `toml:"timeout"`
+	Processes int            `toml:"processes"`
+	Settings  map[string]any `toml:"settings"`
 }
 
 var providerName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
@@ -45,6 +46,8 @@ func checkProviders(all []providerConfig) error {
 			return fmt.Errorf("[[providers]] %q: sha256 is missing; mslkeep-agent provider hash prints it", p.Name)
 		case p.Timeout < 0:
 			return fmt.Errorf("[[providers]] %q: timeout must not be negative", p.Name)
+		case p.Processes < 0 || p.Processes > providers.MaxProcesses:
+			return fmt.Errorf("[[providers]] %q: processes must be 1 to %d", p.Name, providers.MaxProcesses)
 		}
 		seen[p.Name] = true
 	}
@@ -80,7 +83,7 @@ func (p *providerConfig) connect(ctx context.Context) (*providers.Connection, er
 		}
 	}
 	// Standard error, as it is now: go-plugin replaces os.Stderr when this process serves its parent.
-	return providers.Connect(ctx, providers.Config{Path: p.Binary, SHA256: p.SHA256, Settings: settings, Timeout: p.Timeout,
+	return providers.Connect(ctx, providers.Config{Path: p.Binary, SHA256: p.SHA256, Settings: settings, Timeout: p.Timeout, Processes: p.Processes,
 		Env: append([]string{"CREDENTIALS_DIRECTORY"}, p.Env...), Log: &prefixedLog{to: os.Stderr, prefix: "provider " + p.Name + ": "}})
 }
 

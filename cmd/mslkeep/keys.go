@@ -22,7 +22,8 @@ const keysUsage = `Usage: mslkeep keys list|generate|import|rotate|public|health
 Works on the keys that the agent holds, through the agent: no key passes through this program. import
 makes the agent read a file, or the standard input that it shares with this program.
 
-  list [PREFIX]    the keys and their versions
+  list [PREFIX]    the keys and their versions: how often the agent has used each since it was started, and
+                   how many master tokens each has opened in the last hour
   generate NAME    a new key of --type
   import NAME      a key from --file: raw keys in hex, base64 or JWK, key pairs in PKCS #8
   rotate NAME      the next version of a key; older versions stay good for what they protected
@@ -106,6 +107,12 @@ func (f *keyFlags) load() (*config, error) {
 var keyOperations = map[string]func(context.Context, *cli, *agent.Client, *keyFlags, string) error{
 	"list": func(ctx context.Context, c *cli, k *agent.Client, f *keyFlags, prefix string) error {
 		list, err := k.Keys(ctx, prefix)
+		if some, ok := errors.AsType[*agent.KeysError](err); ok {
+			if err := printKeys(c, f, list, nil); err != nil {
+				return err
+			}
+			return &exitError{exitFailure, some, "mslkeep provider check tells more"}
+		}
 		return printKeys(c, f, list, err)
 	},
 	"generate": func(ctx context.Context, c *cli, k *agent.Client, f *keyFlags, name string) error {
@@ -178,13 +185,13 @@ func printKeys(c *cli, f *keyFlags, list []agent.Key, err error) error {
 		return printJSON(c.out, list)
 	}
 	w := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tVERSION\tTYPE\tCREATED\tUSES")
+	fmt.Fprintln(w, "NAME\tVERSION\tTYPE\tCREATED\tUSES\tTOKENS")
 	for _, k := range list {
 		created := "-"
 		if !k.Created.IsZero() {
 			created = k.Created.UTC().Format(time.DateTime)
 		}
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%d\n", k.Name, k.Version, k.Type, created, k.Uses)
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%d\t%d\n", k.Name, k.Version, k.Type, created, k.Uses, k.Opened)
 	}
 	return w.Flush()
 }

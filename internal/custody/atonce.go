@@ -11,47 +11,47 @@ import (
 )
 
 // openToken verifies a token with the token keys, and decrypts the part of it that ciphertext finds in its
-// data. ok false without an error means that it was not issued here. The caller wipes the plaintext.
-func (a *Agent) openToken(ctx context.Context, t wire.Token, ciphertext func(data []byte) ([]byte, error)) (plain []byte, ok bool, err error) {
-	if plain, ok, err = a.openAtOnce(ctx, t, ciphertext); ok || err != nil {
-		return plain, ok, err
+// data. No keys without an error mean that it was not issued here. The caller wipes the plaintext.
+func (a *Agent) openToken(ctx context.Context, t wire.Token, ciphertext func(data []byte) ([]byte, error)) (plain []byte, keys *suite, err error) {
+	if plain, keys, err = a.openAtOnce(ctx, t, ciphertext); keys != nil || err != nil {
+		return plain, keys, err
 	}
 	keys, ok, err := a.verifyToken(ctx, t)
 	if err != nil || !ok {
-		return nil, false, err
+		return nil, nil, err
 	}
 	b, err := ciphertext(t.Data)
 	if err != nil {
-		return nil, true, err
+		return nil, keys, err
 	}
 	plain, err = keys.decrypt(ctx, b)
-	return plain, true, err
+	return plain, keys, err
 }
 
 // openAtOnce does so in one round trip, if the provider takes batches and the token is of the newest keys
-// and in order. In all other cases ok is false: which it is, the slower way finds out. The provider
+// and in order. In all other cases there are no keys: which it is, the slower way finds out. The provider
 // decrypts only what it has verified, since a batch stops at the first failure.
-func (a *Agent) openAtOnce(ctx context.Context, t wire.Token, ciphertext func(data []byte) ([]byte, error)) (plain []byte, ok bool, err error) {
+func (a *Agent) openAtOnce(ctx context.Context, t wire.Token, ciphertext func(data []byte) ([]byte, error)) (plain []byte, keys *suite, err error) {
 	batcher, can := a.provider.(providers.Batcher)
 	if !can || a.cfg.TokenKeys == "" || len(t.Data) == 0 || len(t.Data)+len(t.Signature) > maxToken || len(t.Signature) != macSize {
-		return nil, false, nil
+		return nil, nil, nil
 	}
 	b, err := ciphertext(t.Data)
 	if err != nil {
-		return nil, false, nil
+		return nil, nil, nil
 	}
 	e, err := parseEnvelope(nil, b, 1)
 	if err != nil || len(e.iv) != ivSize || len(e.ciphertext) == 0 || len(e.ciphertext)%16 != 0 {
-		return nil, false, nil
+		return nil, nil, nil
 	}
 	set, err := a.roleKeys(ctx, a.cfg.TokenKeys)
 	if err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	mac, ok1 := set.newest().mac.(*providerMAC)
 	enc, ok2 := set.newest().enc.(*providerCBC)
 	if !ok1 || !ok2 || mac.verifier == nil {
-		return nil, false, nil
+		return nil, nil, nil
 	}
 	mac.key.used()
 	results := batcher.Do(ctx, []providers.Operation{
@@ -62,14 +62,14 @@ func (a *Agent) openAtOnce(ctx context.Context, t wire.Token, ciphertext func(da
 		switch {
 		case r.Err == nil:
 		case codeOf(r.Err) == wire.VerificationFailed:
-			return nil, false, nil
+			return nil, nil, nil
 		default:
-			return nil, false, r.Err
+			return nil, nil, r.Err
 		}
 	}
 	if len(results) != 2 {
-		return nil, false, nil
+		return nil, nil, nil
 	}
 	enc.key.used()
-	return results[1].Output, true, nil
+	return results[1].Output, set.newest(), nil
 }

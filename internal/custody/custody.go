@@ -121,6 +121,7 @@ type Agent struct {
 	pairs    keyPairs
 	groups   map[string]*group
 	uses     sync.Map // keyID → *atomic.Uint64
+	lately   openings
 
 	sessions, entities, pendings atomic.Int64 // open now, of all peers
 }

@@ -122,7 +122,7 @@ func (a *Agent) openSuite(ctx context.Context, name string, version uint32) (*su
 	if err != nil {
 		return nil, err
 	}
-	s := new(suite)
+	s := &suite{version: version}
 	if s.mac, err = newProviderMAC(macKey); err != nil {
 		return nil, err
 	}

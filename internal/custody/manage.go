@@ -6,6 +6,7 @@ package custody
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -42,16 +43,22 @@ func checkKeyName(name string) error {
 }
 
 func (a *Agent) described(k providers.KeyInfo) wire.Key {
-	return wire.Key{Name: k.Name, Version: k.Version, Type: string(k.Type), Created: k.Created,
+	out := wire.Key{Name: k.Name, Version: k.Version, Type: string(k.Type), Created: k.Created,
 		Uses: a.usesOf(k.Name, k.Version).Load()}
+	if k.Name == a.cfg.TokenKeys+encSuffix || k.Name == a.cfg.TokenKeys+macSuffix {
+		out.Opened = a.lately.of(k.Version, a.now())
+	}
+	return out
 }
 
 func (a *Agent) keys(ctx context.Context, r *wire.KeysRequest) (*wire.KeysReply, error) {
+	out := new(wire.KeysReply)
 	infos, err := a.provider.Keys(ctx)
-	if err != nil {
+	if some, ok := errors.AsType[*providers.KeysError](err); ok {
+		out.Failed = failedLists(some, r.Prefix)
+	} else if err != nil {
 		return nil, err
 	}
-	out := new(wire.KeysReply)
 	for _, k := range infos {
 		if strings.HasPrefix(k.Name, r.Prefix) {
 			out.Keys = append(out.Keys, a.described(k))
@@ -61,6 +68,19 @@ func (a *Agent) keys(ctx context.Context, r *wire.KeysRequest) (*wire.KeysReply,
 		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.Version, y.Version))
 	})
 	return out, nil
+}
+
+// failedLists tells which providers have failed whose keys may have the prefix.
+func failedLists(e *providers.KeysError, prefix string) (failed []wire.Finding) {
+	for who, err := range e.Failed {
+		if who == "" {
+			failed = append(failed, wire.Finding{Name: "key file", Detail: codeOf(err).Error()})
+		} else if strings.HasPrefix(prefix, who+":") || strings.HasPrefix(who+":", prefix) {
+			failed = append(failed, wire.Finding{Name: who, Detail: codeOf(err).Error()})
+		}
+	}
+	slices.SortFunc(failed, func(x, y wire.Finding) int { return cmp.Compare(x.Name, y.Name) })
+	return failed
 }
 
 func (a *Agent) generateKey(ctx context.Context, r *wire.GenerateKeyRequest) (*wire.ChangedKeysReply, error) {

@@ -163,14 +163,15 @@ func (c *sessionClaims) encode() []byte {
 // here. The caller wipes the session.
 func (a *Agent) openMasterToken(ctx context.Context, t wire.Token) (s *session, ok bool, err error) {
 	var claims masterClaims
-	plain, ok, err := a.openToken(ctx, t, func(data []byte) (_ []byte, err error) {
+	plain, keys, err := a.openToken(ctx, t, func(data []byte) (_ []byte, err error) {
 		claims, err = parseMasterClaims(data)
 		return claims.sessionData, err
 	})
-	if err != nil || !ok {
-		return nil, ok, err
+	if err != nil || keys == nil {
+		return nil, keys != nil, err
 	}
 	defer secret.Wipe(plain)
+	a.lately.add(keys.version, a.now())
 	inner, err := parseSessionClaims(plain)
 	if err != nil {
 		return nil, true, err

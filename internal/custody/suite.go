@@ -48,6 +48,8 @@ type suite struct {
 	enc   encryptor // nil: none
 	mac   signer    // nil: none
 	kw    wrapper   // nil: none
+
+	version uint32 // of a key set; else 0
 }
 
 const (

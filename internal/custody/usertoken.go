@@ -107,12 +107,12 @@ func (u *user) encode() []byte {
 // openUserIDToken verifies and decrypts a token. ok false without an error means that it was not issued
 // here.
 func (a *Agent) openUserIDToken(ctx context.Context, t wire.Token) (u user, ok bool, err error) {
-	plain, ok, err := a.openToken(ctx, t, func(data []byte) ([]byte, error) {
+	plain, keys, err := a.openToken(ctx, t, func(data []byte) ([]byte, error) {
 		claims, err := parseUserClaims(data)
 		return claims.userData, err
 	})
-	if err != nil || !ok {
-		return u, ok, err
+	if err != nil || keys == nil {
+		return u, keys != nil, err
 	}
 	u, err = parseUser(plain)
 	return u, true, err

@@ -216,7 +216,7 @@ func list[T any](c *coder, p *[]T, least int, element func(*coder, *T)) {
 
 func (c *coder) byteStrings(p *[][]byte) { list(c, p, 4, (*coder).bytes) }
 func (c *coder) parts(p *[]Part)         { list(c, p, 8, (*coder).part) }
-func (c *coder) keys(p *[]Key)           { list(c, p, 28, (*coder).key) }
+func (c *coder) keys(p *[]Key)           { list(c, p, 36, (*coder).key) }
 
 func (c *coder) part(p *Part) {
 	c.bytes(&p.Signature)
@@ -234,6 +234,7 @@ func (c *coder) key(k *Key) {
 	c.text(&k.Type)
 	c.i64(&k.Created)
 	c.u64(&k.Uses)
+	c.u64(&k.Opened)
 }
 
 func (c *coder) finding(f *Finding) {

@@ -158,7 +158,10 @@ func (m *HealthReply) fields(c *coder) {
 
 func (m *KeysRequest) fields(c *coder) { c.text(&m.Prefix) }
 
-func (m *KeysReply) fields(c *coder) { c.keys(&m.Keys) }
+func (m *KeysReply) fields(c *coder) {
+	c.keys(&m.Keys)
+	list(c, &m.Failed, 9, (*coder).finding)
+}
 
 func (m *GenerateKeyRequest) fields(c *coder) {
 	c.text(&m.Name)

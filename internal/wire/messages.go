@@ -43,6 +43,7 @@ type Key struct {
 	Type    string `holds:"name"` // "aes-128", "aes-256", "hmac-sha256", "rsa-2048", "ec-p256"
 	Created int64  // Unix seconds
 	Uses    uint64 // times that the agent used this version since it started
+	Opened  uint64 // master tokens that this version opened in the last hour
 }
 
 // A Finding is one thing that the agent reports of its own state: a hardening step, a provider, a
@@ -279,9 +280,10 @@ type KeysRequest struct {
 	Prefix string `holds:"name"`
 }
 
-// KeysReply holds the keys by name, then version.
+// KeysReply holds the keys by name, then version, of all providers but those that failed.
 type KeysReply struct {
-	Keys []Key
+	Keys   []Key
+	Failed []Finding // by the names of providers; Detail is a code
 }
 
 // GenerateKeyRequest makes a key, or for type "keyset" the three keys of a crypto context.
