@@ -47,6 +47,7 @@ type Client struct {
 	stop   context.CancelFunc
 	wg     sync.WaitGroup
 	opened openedTokens
+	find   FindRecord // or nil
 }
 
 // Config says which agent to start.

@@ -198,8 +198,12 @@ func opened(op string, n int, plain [][]byte, failed int32) ([][]byte, error) {
 // EntityContext is as [msl.EntityKeys] wants it. The agent lets go of the context when it likes.
 func (c *Client) EntityContext(ctx context.Context, scheme, identity, keyID string) (msl.CryptoContext, error) {
 	reopen := func(ctx context.Context) (wire.Handle, error) {
+		record, err := c.record(ctx, scheme, identity)
+		if err != nil {
+			return wire.Handle{}, err
+		}
 		var reply wire.EntityContextReply
-		err := c.caller.Call(ctx, &wire.EntityContextRequest{Scheme: scheme, Identity: identity, KeyID: keyID}, &reply)
+		err = c.caller.Call(ctx, &wire.EntityContextRequest{Scheme: scheme, Identity: identity, KeyID: keyID, Record: record}, &reply)
 		return reply.Context, err
 	}
 	h, err := reopen(ctx)

@@ -92,6 +92,9 @@ func (c *Client) IssueMasterToken(ctx context.Context, r *msl.IssueRequest) (*ms
 	}
 	var err error
 	identity, issuerData := r.Identity, r.IssuerData
+	if req.Record, err = c.recordOf(ctx, r); err != nil {
+		return nil, failed(op, err)
+	}
 	switch {
 	case r.Session != nil:
 		k, ok := c.own(r.Session.CryptoContext)

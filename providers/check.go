@@ -43,6 +43,8 @@ func TryKey(ctx context.Context, k Key) error {
 	cipher, iv := AESGCM, make([]byte, 12)
 	if has(AESCBC) {
 		cipher, iv = AESCBC, make([]byte, 16)
+	} else if has(AEAD) {
+		cipher, iv = AEAD, nil
 	}
 	pair := RSAOAEP
 	if has(ECDSAP256) {

@@ -64,6 +64,7 @@ type Mechanism string
 const (
 	AESCBC    Mechanism = "AES-CBC-PAD" // PKCS #7 padding; iv is 16 bytes; aad must be empty
 	AESGCM    Mechanism = "AES-GCM"     // iv is 12 bytes; the 16-byte tag follows the ciphertext
+	AEAD      Mechanism = "AEAD"        // the device's own authenticated encryption: no iv; what Encrypt returns is what Decrypt takes
 	RSAPKCS1  Mechanism = "RSA-PKCS1"   // encryption: RFC 8017 §7.2; signature: §8.2 with SHA-256
 	RSAOAEP   Mechanism = "RSA-OAEP"    // SHA-1 and MGF1 with SHA-1, empty label (RFC 8017 §7.1)
 	ECDSAP256 Mechanism = "ECDSA-P256"  // SHA-256; ASN.1 DER signature

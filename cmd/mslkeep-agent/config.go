@@ -27,6 +27,7 @@ type config struct {
 	TokenKeys        string       `toml:"token-keys"`
 	StorageKey       string       `toml:"storage-key"`
 	ExchangeKey      string       `toml:"exchange-key"`
+	RecordKey        string       `toml:"record-key"`
 	PSKPrefix        string       `toml:"psk-prefix"`
 	RSAPrefix        string       `toml:"rsa-prefix"`
 	ECPrefix         string       `toml:"ec-prefix"`
@@ -51,6 +52,7 @@ type limitsConfig struct {
 	Sessions int           `toml:"sessions"`
 	Entities int           `toml:"entities"`
 	Pending  int           `toml:"pending"`
+	Records  int           `toml:"records"`
 	PairAge  time.Duration `toml:"pair-age"`
 	PairUses int           `toml:"pair-uses"`
 }
@@ -107,7 +109,7 @@ func parseConfig(text string) (*config, error) {
 		return nil, errors.New("set either key-source or passphrase-source, which opens the file of keys")
 	case !distinct(c.PSKPrefix, c.RSAPrefix, c.ECPrefix, c.ServicePrefix):
 		return nil, errors.New("psk-prefix, rsa-prefix, ec-prefix and service-prefix must differ, and not be empty")
-	case min(l.Age, l.Idle, l.PairAge) < 0 || min(l.Uses, l.Bytes) < 0 || min(l.Sessions, l.Entities, l.Pending, l.PairUses) < 0:
+	case min(l.Age, l.Idle, l.PairAge) < 0 || min(l.Uses, l.Bytes) < 0 || min(l.Sessions, l.Entities, l.Pending, l.Records, l.PairUses) < 0:
 		return nil, errors.New("limits must not be negative")
 	}
 	if err := checkProviders(c.Providers); err != nil {
@@ -179,5 +181,5 @@ func hexNumber(text string) ([]byte, bool) {
 
 func (l limitsConfig) custody() custody.Limits {
 	return custody.Limits{Age: l.Age, Idle: l.Idle, Uses: uint64(l.Uses), Bytes: uint64(l.Bytes), Sessions: l.Sessions,
-		Entities: l.Entities, Pending: l.Pending, PairAge: l.PairAge, PairUses: l.PairUses}
+		Entities: l.Entities, Pending: l.Pending, Records: l.Records, PairAge: l.PairAge, PairUses: l.PairUses}
 }

@@ -45,7 +45,7 @@ func initKeys(ctx context.Context, cfg *config, out io.Writer) error {
 		return err
 	}
 	for _, k := range []struct{ name, keyType string }{
-		{cfg.TokenKeys, "keyset"}, {cfg.StorageKey, "aes-256"}, {cfg.ExchangeKey, "rsa-2048"}, {service, "keyset"},
+		{cfg.TokenKeys, "keyset"}, {cfg.StorageKey, "aes-256"}, {cfg.ExchangeKey, "rsa-2048"}, {cfg.RecordKey, "aes-256"}, {service, "keyset"},
 	} {
 		if k.name == "" {
 			continue

@@ -83,7 +83,7 @@ func TestExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := &defaults.Limits // those of package custody
-	*l = limitsConfig{24 * time.Hour, time.Hour, 1 << 32, 1 << 38, 1 << 16, 1 << 12, 1 << 12, 10 * time.Minute, 100}
+	*l = limitsConfig{24 * time.Hour, time.Hour, 1 << 32, 1 << 38, 1 << 16, 1 << 12, 1 << 12, 1 << 14, 10 * time.Minute, 100}
 	shown.Allow = nil // shown empty
 	if groups, err := shown.dhGroups(); len(groups) != 2 || err != nil {
 		t.Errorf("groups %v: %v", groups, err)

@@ -51,7 +51,7 @@ func open(ctx context.Context, cfg *config, findings []plugin.Finding, stdin io.
 		return nil, &exitError{exitConfig, err, ""}
 	}
 	o.Agent, err = custody.New(ctx, custody.Config{
-		Provider: o.running.with(o.keys), TokenKeys: cfg.TokenKeys, StorageKey: cfg.StorageKey, ExchangeKey: cfg.ExchangeKey,
+		Provider: o.running.with(o.keys), TokenKeys: cfg.TokenKeys, StorageKey: cfg.StorageKey, ExchangeKey: cfg.ExchangeKey, RecordKey: cfg.RecordKey,
 		PSKPrefix: cfg.PSKPrefix, RSAPrefix: cfg.RSAPrefix, ECPrefix: cfg.ECPrefix, ServicePrefix: cfg.ServicePrefix,
 		Limits: cfg.Limits.custody(), Allow: cfg.Allow, Groups: groups,
 		KeyLog: o.log, Manage: cfg.manage, Findings: wireFindings(findings), Stdin: stdin,

@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -57,6 +58,10 @@ type Config struct {
 	// ServicePrefix + escaped name, of which "default" stands for the empty name. See [KeyName].
 	PSKPrefix, RSAPrefix, ECPrefix, ServicePrefix string // default "psk/", "rsa/", "ec/", "service/"
 
+	// RecordKey is the key under which the pre-shared keys of entities are sealed as records, which the protocol process
+	// keeps and shows (AES-256 with GCM, or AEAD). Without it there are none.
+	RecordKey string
+
 	Limits Limits
 
 	// Groups are the groups of DIFFIE_HELLMAN, by parameters id. Without any, that key exchange is off.
@@ -84,6 +89,7 @@ type Limits struct {
 	Sessions  int           // at once, the least recently used goes first; default 65536
 	Entities  int           // default 4096
 	Pending   int           // key exchanges that wait for their response; default 4096
+	Records   int           // opened records of entities, of all connections; default 16384
 
 	// An RSA key pair that the agent makes for a key exchange serves others for PairAge (default 10
 	// minutes) and at most PairUses times (default 100), since making one is slow.
@@ -99,8 +105,15 @@ func (l Limits) withDefaults() Limits {
 	set(&l.Sessions, 1<<16)
 	set(&l.Entities, 1<<12)
 	set(&l.Pending, 1<<12)
+	set(&l.Records, 1<<14)
 	set(&l.PairAge, 10*time.Minute)
 	set(&l.PairUses, 100)
+	return l
+}
+
+// ofOthers are the limits of keys that are not session keys: Uses and Bytes are for those.
+func (l Limits) ofOthers() Limits {
+	l.Uses, l.Bytes = math.MaxUint64, math.MaxUint64
 	return l
 }
 
@@ -122,8 +135,9 @@ type Agent struct {
 	groups   map[string]*group
 	uses     sync.Map // keyID → *atomic.Uint64
 	lately   openings
+	records  *table[*recordKeys]
 
-	sessions, entities, pendings atomic.Int64 // open now, of all peers
+	sessions, entities, pendings, opened atomic.Int64 // open now, of all peers
 }
 
 // New checks that the keys of all configured roles are there and can do what they must.
@@ -144,7 +158,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 			return nil, fmt.Errorf("custody: allowing %q: no such mechanism, or not one that is off", name)
 		}
 	}
-	for _, role := range []string{cfg.TokenKeys, cfg.StorageKey, cfg.ExchangeKey} {
+	for _, role := range []string{cfg.TokenKeys, cfg.StorageKey, cfg.ExchangeKey, cfg.RecordKey} {
 		for _, prefix := range []string{cfg.PSKPrefix, cfg.RSAPrefix, cfg.ECPrefix, cfg.ServicePrefix} {
 			// Those keys protect what the protocol process chooses: they must not also protect tokens.
 			if strings.HasPrefix(role, prefix) {
@@ -152,7 +166,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 			}
 		}
 	}
-	if l := cfg.Limits; min(l.Age, l.Idle, l.PairAge) < 0 || min(l.Sessions, l.Entities, l.Pending, l.PairUses) < 0 {
+	if l := cfg.Limits; min(l.Age, l.Idle, l.PairAge) < 0 || min(l.Sessions, l.Entities, l.Pending, l.Records, l.PairUses) < 0 {
 		return nil, errors.New("custody: a limit is negative")
 	}
 	a := &Agent{provider: cfg.Provider, cfg: cfg, limits: cfg.Limits.withDefaults(), now: cfg.Now, groups: groups}
@@ -160,6 +174,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		a.now = time.Now
 	}
 	a.pairs.init(a.limits, a.now)
+	a.records = newTable[*recordKeys](a.limits.ofOthers(), a.limits.Records, a.now, &a.opened)
 	if cfg.TokenKeys != "" {
 		if _, err := a.roleKeys(ctx, cfg.TokenKeys); err != nil {
 			return nil, fmt.Errorf("custody: token keys %q: %w", cfg.TokenKeys, err)
@@ -173,6 +188,11 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if cfg.ExchangeKey != "" {
 		if _, err := a.exchangeKey(ctx); err != nil {
 			return nil, fmt.Errorf("custody: exchange key %q: %w", cfg.ExchangeKey, err)
+		}
+	}
+	if cfg.RecordKey != "" {
+		if _, _, err := a.wrappingKey(ctx, 0); err != nil {
+			return nil, fmt.Errorf("custody: record key %q: %w", cfg.RecordKey, err)
 		}
 	}
 	return a, nil

@@ -26,10 +26,15 @@ type entity struct {
 	// from the entity.
 	authenticates bool
 	opened        atomic.Bool // something has
+	done          func()      // with the keys; nil: they are in a provider
 }
 
-// wipe drops the keys, which are in a provider.
-func (e *entity) wipe() {}
+// wipe gives up the keys.
+func (e *entity) wipe() {
+	if e.done != nil {
+		e.done()
+	}
+}
 
 func (e *entity) open(ctx context.Context, part wire.Part) ([]byte, error) {
 	plain, err := e.protector.open(ctx, part)
@@ -50,12 +55,12 @@ var entitySchemes = map[string]func(context.Context, *Agent, *wire.EntityContext
 
 // pskEntity is §5.2.
 func pskEntity(ctx context.Context, a *Agent, r *wire.EntityContextRequest) (*entity, error) {
-	set, err := a.preSharedKeys(ctx, r.Identity)
+	set, done, err := a.pskOf(ctx, r.Identity, r.Record)
 	if err != nil {
 		return nil, err
 	}
 	identity := strings.Clone(r.Identity)
-	return &entity{protector: set, identity: identity, authenticates: true}, nil
+	return &entity{protector: set, identity: identity, authenticates: true, done: done}, nil
 }
 
 // preSharedKeys returns the pre-shared keys of an entity. An unknown one is NoSuchKey.

@@ -30,6 +30,7 @@ var keyExchanges = map[string]keyExchange{
 type requester struct {
 	identity string
 	session  *session // that is renewed, or nil
+	record   []byte   // with the pre-shared keys, or empty
 }
 
 // A beginner is who wants session keys, and how.

@@ -71,20 +71,12 @@ func (a *Agent) importKey(ctx context.Context, r *wire.ImportKeyRequest) (*wire.
 
 // importKeySet imports Kenc || Khmac, from which Kwrap is derived, or Kenc || Khmac || Kwrap.
 func (a *Agent) importKeySet(ctx context.Context, importer providers.Importer, r *wire.ImportKeyRequest, file []byte, out *wire.ChangedKeysReply) error {
-	keys, err := decodeSymmetric(file, r.Format, encKeySize+macKeySize)
+	keys, err := decodePreShared(file, r.Format)
 	if err != nil {
-		if keys, err = decodeSymmetric(file, r.Format, encKeySize+macKeySize+16); err != nil {
-			return err
-		}
+		return err
 	}
 	defer secret.Wipe(keys)
 	rest := keys
-	if len(keys) == encKeySize+macKeySize {
-		wrap := deriveWrappingKey(keys)
-		rest = append(append(make([]byte, 0, len(keys)+len(wrap)), keys...), wrap...)
-		defer secret.Wipe(rest)
-		secret.Wipe(wrap)
-	}
 	for _, m := range keySetMembers {
 		if err := a.changed(out)(importer.Import(ctx, r.Name+m.suffix, m.keyType, rest[:m.size])); err != nil {
 			a.undo(ctx, out)
@@ -117,6 +109,16 @@ func (a *Agent) readKeyFile(path string) ([]byte, error) {
 		}
 		return readBounded(a.cfg.Stdin)
 	}
+	f, err := openKeyFile(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readBounded(f)
+}
+
+// openKeyFile opens a regular file.
+func openKeyFile(path string) (*os.File, error) {
 	// Not blocking, in case that it is a pipe.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -128,11 +130,11 @@ func (a *Agent) readKeyFile(path string) ([]byte, error) {
 		}
 		return nil, &fault{code: wire.Malformed, number: noNumber, what: what, err: err}
 	}
-	defer f.Close()
 	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		f.Close()
 		return nil, malformed(noNumber, "reading what is not a regular file")
 	}
-	return readBounded(f)
+	return f, nil
 }
 
 func readBounded(r io.Reader) ([]byte, error) {

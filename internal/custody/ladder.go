@@ -140,10 +140,11 @@ func parseLadderMechanism(o mslenc.Object) (mechanism string, wrapdata []byte, e
 }
 
 func (l ladder) respond(ctx context.Context, a *Agent, from *requester, o mslenc.Object) (*sessionKeys, []byte, error) {
-	under, err := a.ladderBelow(ctx, from, o)
+	under, done, err := a.ladderBelow(ctx, from, o)
 	if err != nil {
 		return nil, nil, err
 	}
+	defer done()
 	issuer, err := a.tokenKeys(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -182,31 +183,32 @@ func (l ladder) respond(ctx context.Context, a *Agent, from *requester, o mslenc
 }
 
 // ladderBelow returns what the new wrapping key is wrapped under.
-func (a *Agent) ladderBelow(ctx context.Context, from *requester, o mslenc.Object) (*suite, error) {
+func (a *Agent) ladderBelow(ctx context.Context, from *requester, o mslenc.Object) (below *suite, done func(), err error) {
 	mechanism, wrapdata, err := parseLadderMechanism(o)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if mechanism == mechanismPSK {
-		set, err := a.preSharedKeys(ctx, from.identity)
+		set, done, err := a.pskOf(ctx, from.identity, from.record)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return set.newest(), nil
+		return set.newest(), done, nil
 	}
 	if a.cfg.TokenKeys == "" {
-		return nil, unsupported(mslUnwrapNotSupported, "reading wrapdata without token keys")
+		return nil, nil, unsupported(mslUnwrapNotSupported, "reading wrapdata without token keys")
 	}
 	key, err := a.unwrapRole(ctx, a.cfg.TokenKeys, wrapdata)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	previous := secret.Take(key)
 	defer previous.Wipe()
 	if previous.Len() != wrapKeySize {
-		return nil, unverified(mslUnwrapError, "using wrapdata")
+		return nil, nil, unverified(mslUnwrapError, "using wrapdata")
 	}
-	return wrapSuite(previous)
+	below, err = wrapSuite(previous)
+	return below, func() {}, err
 }
 
 // keyID is the kid of a wrapping key, which nobody compares.

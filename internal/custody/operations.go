@@ -122,7 +122,7 @@ func (p *Peer) entityContext(ctx context.Context, r *wire.EntityContextRequest) 
 
 // issue checks who asks, and has the agent answer.
 func (p *Peer) issue(ctx context.Context, r *wire.IssueRequest) (*wire.IssueReply, error) {
-	from := new(requester)
+	from := &requester{record: r.Record}
 	if r.Session != (wire.Handle{}) {
 		e := p.sessions.acquire(r.Session)
 		if e == nil {
@@ -157,7 +157,10 @@ func (p *Peer) authenticate(ctx context.Context, r *wire.IssueRequest, from *req
 			return malformed(mslIncorrectData, "reading the identity")
 		}
 		from.identity = strings.Clone(r.Identity)
-		_, err := p.agent.preSharedKeys(ctx, r.Identity)
+		_, done, err := p.agent.pskOf(ctx, r.Identity, r.Record)
+		if err == nil {
+			done()
+		}
 		switch codeOf(err) {
 		case wire.NoSuchKey:
 			return nil

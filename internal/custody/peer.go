@@ -5,8 +5,8 @@ package custody
 
 import (
 	"context"
-	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
@@ -20,6 +20,7 @@ type Peer struct {
 	sessions *table[*session]
 	entities *table[*entity]
 	pending  *table[pendingExchange]
+	imports  *table[*recordImport]
 	users    *cache[user]  // opened user ID tokens
 	quick    *mslenc.Arena // what quick requests give; of the goroutine that handles them
 
@@ -33,14 +34,13 @@ var _ wire.Quick = (*Peer)(nil)
 
 // NewPeer starts a connection. It must be closed.
 func (a *Agent) NewPeer() *Peer {
-
-	unused := a.limits // Uses and Bytes are for session keys: other keys are in a provider
-	unused.Uses, unused.Bytes = math.MaxUint64, math.MaxUint64
+	unused := a.limits.ofOthers()
 	p := &Peer{
 		agent:    a,
 		sessions: newTable[*session](a.limits, a.limits.Sessions, a.now, &a.sessions),
 		entities: newTable[*entity](unused, a.limits.Entities, a.now, &a.entities),
 		pending:  newTable[pendingExchange](unused, a.limits.Pending, a.now, &a.pendings),
+		imports:  newTable[*recordImport](unused, maxImports, a.now, new(atomic.Int64)),
 		users:    newCache[user](a.limits.Sessions, a.limits.Age, a.now),
 		opening:  make(map[[32]byte]chan struct{}),
 		quick:    mslenc.NewArena(4 * quickBytes),
@@ -60,6 +60,8 @@ func (p *Peer) sweep() {
 	p.sessions.sweep()
 	p.entities.sweep()
 	p.pending.sweep()
+	p.imports.sweep()
+	p.agent.records.sweep()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.closed {
@@ -76,6 +78,7 @@ func (p *Peer) Close() {
 	p.sessions.close()
 	p.entities.close()
 	p.pending.close()
+	p.imports.close()
 	p.users.clear()
 }
 
@@ -126,7 +129,8 @@ func (p *Peer) Handle(ctx context.Context, r wire.Request) (wire.Reply, error) {
 
 func (p *Peer) handle(ctx context.Context, r wire.Request, mem *mslenc.Arena) (wire.Reply, error) {
 	switch r.(type) {
-	case *wire.GenerateKeyRequest, *wire.ImportKeyRequest, *wire.RotateKeyRequest:
+	case *wire.GenerateKeyRequest, *wire.ImportKeyRequest, *wire.RotateKeyRequest,
+		*wire.OpenImportRequest, *wire.ReadImportRequest, *wire.RewrapRequest:
 		if !p.agent.cfg.Manage {
 			return nil, wire.Fail(wire.Denied, "changing keys")
 		}
@@ -163,6 +167,7 @@ func (p *Peer) handle(ctx context.Context, r wire.Request, mem *mslenc.Arena) (w
 			p.sessions.drop(h)
 			p.entities.drop(h)
 			p.pending.drop(h)
+			p.imports.drop(h)
 		}
 		return new(wire.ReleaseReply), nil
 	case *wire.HealthRequest:
@@ -177,6 +182,12 @@ func (p *Peer) handle(ctx context.Context, r wire.Request, mem *mslenc.Arena) (w
 		return reply(p.agent.rotateKey(ctx, r))("rotating a key", failed)
 	case *wire.PublicKeyRequest:
 		return reply(p.agent.publicKey(ctx, r))("reading a public key", failed)
+	case *wire.OpenImportRequest:
+		return reply(p.openImport(r))("opening a file of entities", failed)
+	case *wire.ReadImportRequest:
+		return reply(p.readImport(ctx, r))("importing entities", failed)
+	case *wire.RewrapRequest:
+		return reply(p.agent.rewrap(ctx, r))("sealing records anew", failed)
 	}
 	return nil, wire.Fail(wire.NotSupported, "request")
 }

@@ -54,10 +54,11 @@ func respondSymmetric(ctx context.Context, a *Agent, from *requester, o mslenc.O
 	case id == keyIDSession:
 		return nil, nil, unsupported(mslWrapNotSupported, "wrapping with session keys")
 	}
-	set, err := a.preSharedKeys(ctx, from.identity)
+	set, done, err := a.pskOf(ctx, from.identity, from.record)
 	if err != nil {
 		return nil, nil, err
 	}
+	defer done()
 	keys := newSessionKeys()
 	var w wrappedKeys
 	if w.enc, err = set.newest().wrap(ctx, secret.Reveal(keys.enc)); err == nil {

@@ -237,6 +237,16 @@ func (c *coder) key(k *Key) {
 	c.u64(&k.Opened)
 }
 
+func (c *coder) entity(e *Entity) {
+	c.text(&e.Identity)
+	c.bytes(&e.Record)
+}
+
+func (c *coder) badLine(l *BadLine) {
+	c.u64(&l.Line)
+	c.text(&l.Why)
+}
+
 func (c *coder) finding(f *Finding) {
 	c.text(&f.Name)
 	c.flag(&f.OK)

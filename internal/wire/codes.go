@@ -38,6 +38,9 @@ const (
 	importKeyRequest
 	rotateKeyRequest
 	publicKeyRequest
+	openImportRequest
+	readImportRequest
+	rewrapRequest
 )
 
 // Codes of replies, and of frames that are neither request nor reply.
@@ -61,6 +64,9 @@ const (
 	keysReply
 	changedKeysReply
 	publicKeyReply
+	openImportReply
+	readImportReply
+	rewrapReply
 	errorReply uint8 = 0xfe // the request failed
 	cancelCode uint8 = 0xff // the request of that id is wanted no more
 )
@@ -88,6 +94,9 @@ var requests = [...]func() Request{
 	importKeyRequest:        func() Request { return new(ImportKeyRequest) },
 	rotateKeyRequest:        func() Request { return new(RotateKeyRequest) },
 	publicKeyRequest:        func() Request { return new(PublicKeyRequest) },
+	openImportRequest:       func() Request { return new(OpenImportRequest) },
+	rewrapRequest:           func() Request { return new(RewrapRequest) },
+	readImportRequest:       func() Request { return new(ReadImportRequest) },
 }
 
 // newRequest returns an empty request with that code, or nil.
@@ -182,3 +191,18 @@ func (*HealthReply) reply()           {}
 func (*KeysReply) reply()             {}
 func (*ChangedKeysReply) reply()      {}
 func (*PublicKeyReply) reply()        {}
+
+func (*OpenImportRequest) code() uint8   { return openImportRequest }
+func (*OpenImportRequest) answer() uint8 { return openImportReply }
+func (*OpenImportReply) code() uint8     { return openImportReply }
+func (*OpenImportReply) reply()          {}
+
+func (*ReadImportRequest) code() uint8   { return readImportRequest }
+func (*ReadImportRequest) answer() uint8 { return readImportReply }
+func (*ReadImportReply) code() uint8     { return readImportReply }
+func (*ReadImportReply) reply()          {}
+
+func (*RewrapRequest) code() uint8   { return rewrapRequest }
+func (*RewrapRequest) answer() uint8 { return rewrapReply }
+func (*RewrapReply) code() uint8     { return rewrapReply }
+func (*RewrapReply) reply()          {}

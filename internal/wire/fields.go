@@ -49,6 +49,7 @@ func (m *EntityContextRequest) fields(c *coder) {
 	c.text(&m.Scheme)
 	c.text(&m.Identity)
 	c.text(&m.KeyID)
+	c.bytes(&m.Record)
 }
 
 func (m *EntityContextReply) fields(c *coder) { c.handle(&m.Context) }
@@ -62,6 +63,7 @@ func (m *IssueRequest) fields(c *coder) {
 	c.i64(&m.RenewalWindow)
 	c.i64(&m.Expiration)
 	c.bytes(&m.IssuerData)
+	c.bytes(&m.Record)
 }
 
 func (m *IssueReply) fields(c *coder) {
@@ -188,6 +190,30 @@ func (m *PublicKeyReply) fields(c *coder) {
 	c.key(&m.Key)
 	c.bytes(&m.SPKI)
 }
+
+func (m *OpenImportRequest) fields(c *coder) {
+	c.text(&m.Path)
+	c.text(&m.Format)
+	c.u64(&m.Skip)
+}
+
+func (m *OpenImportReply) fields(c *coder) { c.handle(&m.Import) }
+
+func (m *ReadImportRequest) fields(c *coder) {
+	c.handle(&m.Import)
+	c.u32(&m.Lines)
+}
+
+func (m *ReadImportReply) fields(c *coder) {
+	list(c, &m.Entities, 8, (*coder).entity)
+	list(c, &m.Bad, 12, (*coder).badLine)
+	c.u64(&m.Line)
+	c.flag(&m.Done)
+}
+
+func (m *RewrapRequest) fields(c *coder) { list(c, &m.Entities, 8, (*coder).entity) }
+
+func (m *RewrapReply) fields(c *coder) { list(c, &m.Entities, 8, (*coder).entity) }
 
 func (e *Error) fields(c *coder) {
 	c.u8((*uint8)(&e.Code))

@@ -119,6 +119,9 @@ type EntityContextRequest struct {
 	Scheme   string `holds:"name"` // "PSK", "PSK_PROFILE", "X509", "RSA", "ECC"
 	Identity string `holds:"name"` // PSK_PROFILE: the whole one, by which keys are found
 	KeyID    string `holds:"name"` // of the key pair: X509, RSA and ECC; else empty
+	// Record holds the pre-shared keys of a remote PSK or PSK_PROFILE entity, sealed by an agent. Empty: the agent
+	// looks for them among its own.
+	Record []byte `holds:"sealed"`
 }
 
 // EntityContextReply names the context. It seals and opens parts as a session does.
@@ -141,6 +144,7 @@ type IssueRequest struct {
 	RenewalWindow int64  // Unix seconds
 	Expiration    int64  // Unix seconds
 	IssuerData    []byte `holds:"public"` // encoded MSL object, merged over the old one; may be empty
+	Record        []byte `holds:"sealed"` // as in EntityContextRequest, for schemes that need pre-shared keys
 }
 
 // IssueReply holds the new token, the response's keydata, and the new session.
@@ -321,4 +325,53 @@ type PublicKeyRequest struct {
 type PublicKeyReply struct {
 	Key  Key
 	SPKI []byte `holds:"public"`
+}
+
+// OpenImportRequest makes the agent read pre-shared keys of entities from a file of its own machine, to seal them as
+// records. The keys never pass through the protocol process.
+type OpenImportRequest struct {
+	Path   string `holds:"name"` // "-" as in ImportKeyRequest
+	Format string `holds:"name"` // "csv" or "jsonl"
+	Skip   uint64 // lines, that an earlier import has read
+}
+
+// OpenImportReply names the import. Releasing it closes the file.
+type OpenImportReply struct {
+	Import Handle
+}
+
+// ReadImportRequest seals the next entities of an import, from at most Lines lines.
+type ReadImportRequest struct {
+	Import Handle
+	Lines  uint32
+}
+
+// ReadImportReply holds what was in these lines.
+type ReadImportReply struct {
+	Entities []Entity
+	Bad      []BadLine
+	Line     uint64 // so many lines were read so far, of all
+	Done     bool   // there are no more
+}
+
+// RewrapRequest seals records anew under the newest version of the wrapping key.
+type RewrapRequest struct {
+	Entities []Entity
+}
+
+// RewrapReply holds them in the order of the request. One without a record could not be opened.
+type RewrapReply struct {
+	Entities []Entity
+}
+
+// An Entity is the pre-shared keys of an entity, sealed under the wrapping key of records and bound to the identity.
+type Entity struct {
+	Identity string `holds:"name"`
+	Record   []byte `holds:"sealed"`
+}
+
+// A BadLine is a line of an import that is none. Why never quotes it.
+type BadLine struct {
+	Line uint64
+	Why  string `holds:"name"`
 }
