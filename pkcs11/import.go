@@ -23,6 +23,8 @@ import (
 
 var errImport = errors.New("not a key of that type")
 
+const maxPKCS8 = 8192 // bytes; RSA with 4096 bits needs 2400
+
 // Import puts a key into the token: raw bytes, or PKCS #8 in DER. Unlike a key that the token has made, it was
 // seen outside, which the token remembers (CKA_LOCAL, CKA_NEVER_EXTRACTABLE).
 func (p *Provider) Import(ctx context.Context, name string, t providers.KeyType, key []byte) (providers.KeyInfo, error) {
@@ -59,6 +61,9 @@ func (u *purpose) numbers(key []byte) (private, public []*p11.Attribute, err err
 			return nil, nil, errImport
 		}
 		return []*p11.Attribute{p11.NewAttribute(p11.CKA_VALUE, bytes.Clone(key))}, nil, nil
+	}
+	if len(key) > maxPKCS8 {
+		return nil, nil, errImport
 	}
 	pair, err := x509.ParsePKCS8PrivateKey(key)
 	input, whole := cryptobyte.String(key), cryptobyte.String(nil)
