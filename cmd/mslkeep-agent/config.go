@@ -16,6 +16,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/mslkeep/mslkeep/internal/custody"
+	"github.com/mslkeep/mslkeep/providers"
 	"github.com/mslkeep/mslkeep/providers/software"
 )
 
@@ -177,6 +178,13 @@ func hexNumber(text string) ([]byte, bool) {
 	}
 	b, err := hex.DecodeString(text)
 	return b, err == nil && len(b) > 0
+}
+
+// custody is what package custody is to do.
+func (c *config) custody(p providers.Provider, groups map[string]custody.Group) custody.Config {
+	return custody.Config{Provider: p, TokenKeys: c.TokenKeys, StorageKey: c.StorageKey, ExchangeKey: c.ExchangeKey, RecordKey: c.RecordKey,
+		PSKPrefix: c.PSKPrefix, RSAPrefix: c.RSAPrefix, ECPrefix: c.ECPrefix, ServicePrefix: c.ServicePrefix,
+		Limits: c.Limits.custody(), Allow: c.Allow, Groups: groups}
 }
 
 func (l limitsConfig) custody() custody.Limits {

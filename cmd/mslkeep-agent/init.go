@@ -25,7 +25,7 @@ func initKeys(ctx context.Context, cfg *config, out io.Writer) error {
 	defer log.Close()
 	keys, err := openOrCreate(cfg, software.Options{KeyLog: log}, out)
 	if err != nil {
-		return &exitError{exitKeys, err, keysHint(err, cfg)}
+		return &exitError{exitKeys, err, keyFileAdvice(err, cfg).hint}
 	}
 	defer keys.Close()
 	running, err := connect(ctx, cfg)

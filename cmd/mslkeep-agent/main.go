@@ -45,12 +45,16 @@ Usage: mslkeep-agent --config FILE                      started by mslkeep
        mslkeep-agent provider hash BINARY               prints a section of the configuration
        mslkeep-agent provider list --config FILE        lists the providers
        mslkeep-agent provider check --config FILE       starts them and uses each of their keys
+       mslkeep-agent doctor --config FILE [--json]      finds what would keep the agent from starting,
+                                                        make it fail later or weaken it; changes nothing
 
   --config FILE       the configuration
   --listen unix:PATH  listen on a socket, in a folder that nobody else can write to
   --manage            let connected processes generate, import and rotate keys, as mslkeep keys does;
                       without it they can only use them
   --allow-uid UIDS    users who may connect, by number, with commas; default: this user
+  --json              of doctor: print JSON, with a name for each check that stays
+  --needs KIND/NAME   of doctor: a key that must be there; KIND is psk, rsa, ec or service; repeat for more
   --version           print the version
 
 Standard error gets logs and errors. An error is one line: mslkeep-agent: what: why; hint
@@ -110,7 +114,7 @@ func main() {
 
 // options are what the command line says.
 type options struct {
-	command   string // "", "init", "example", "random", "provider" or "version"
+	command   string // "", "init", "doctor", "example", "random", "provider" or "version"
 	operation string // of provider
 	file      string // of provider hash
 	count     string // of bytes, for random
@@ -118,6 +122,8 @@ type options struct {
 	listen    string // path of the socket, or ""
 	allowUIDs []int
 	manage    bool
+	json      bool     // of doctor
+	needs     []string // of doctor
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
@@ -140,6 +146,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return printRandom(o.count, out)
 	case "provider":
 		return providerCommand(ctx, o, out)
+	case "doctor":
+		return doctor(ctx, o, out)
 	}
 	cfg, err := loadConfig(o.config)
 	if err != nil {
@@ -163,7 +171,7 @@ func parseArgs(args []string) (*options, error) {
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		o.command, args = args[0], args[1:]
 		switch o.command {
-		case "init", "example":
+		case "init", "doctor", "example":
 		case "random":
 			if len(args) != 1 {
 				return nil, usageError("random takes one number")
@@ -196,6 +204,14 @@ func parseArgs(args []string) (*options, error) {
 		return err
 	})
 	flags.BoolVar(&o.manage, "manage", false, "")
+	flags.BoolVar(&o.json, "json", false, "")
+	flags.Func("needs", "", func(s string) error {
+		if kind, name, _ := strings.Cut(s, "/"); kinds[kind] == nil || name == "" {
+			return errors.New("must be psk/NAME, rsa/NAME, ec/NAME or service/NAME")
+		}
+		o.needs = append(o.needs, s)
+		return nil
+	})
 	wantVersion := flags.Bool("version", false, "")
 	err := flags.Parse(args)
 	switch {
@@ -207,8 +223,10 @@ func parseArgs(args []string) (*options, error) {
 		return nil, usageError("unexpected argument %q", flags.Arg(0))
 	case *wantVersion:
 		o.command = "version"
-	case o.command == "init" && o.listen != "":
-		return nil, usageError("init does not listen")
+	case (o.command == "init" || o.command == "doctor") && o.listen != "":
+		return nil, usageError("%s does not listen", o.command)
+	case o.command != "doctor" && (o.json || o.needs != nil):
+		return nil, usageError("--json and --needs are of doctor only")
 	case o.command != "example" && o.command != "random" && o.operation != "hash" && o.config == "":
 		return nil, usageError("--config is missing")
 	}

@@ -8,7 +8,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -68,7 +67,7 @@ func connect(ctx context.Context, cfg *config) (_ connected, err error) {
 	for _, p := range cfg.Providers {
 		if all[p.Name], err = p.connect(ctx); err != nil {
 			delete(all, p.Name)
-			return nil, &exitError{exitProvider, fmt.Errorf("starting provider %s: %w", p.Name, err), providerHint(err, cfg)}
+			return nil, &exitError{exitProvider, fmt.Errorf("starting provider %s: %w", p.Name, err), providerAdvice(err, cfg).hint}
 		}
 	}
 	return all, nil
@@ -85,13 +84,6 @@ func (p *providerConfig) connect(ctx context.Context) (*providers.Connection, er
 	// Standard error, as it is now: go-plugin replaces os.Stderr when this process serves its parent.
 	return providers.Connect(ctx, providers.Config{Path: p.Binary, SHA256: p.SHA256, Settings: settings, Timeout: p.Timeout, Processes: p.Processes,
 		Env: append([]string{"CREDENTIALS_DIRECTORY"}, p.Env...), Log: &prefixedLog{to: os.Stderr, prefix: "provider " + p.Name + ": "}})
-}
-
-func providerHint(err error, cfg *config) string {
-	if errors.Is(err, plugin.ErrHashMismatch) {
-		return "if the binary was changed on purpose, set sha256 in " + cfg.path + " to what mslkeep-agent provider hash prints"
-	}
-	return "mslkeep provider check tells more"
 }
 
 // with returns keys and the providers as one.
@@ -180,6 +172,12 @@ func (p *providerConfig) check(ctx context.Context, out io.Writer) error {
 			return err
 		}
 		fmt.Fprintf(out, "%s: started: %s %s\n", p.Name, what.Name, what.Version)
+		if what.Random {
+			if _, err := providers.Random(ctx, c.Provider(), 32); err != nil {
+				return err
+			}
+			fmt.Fprintf(out, "%s: its generator of random bytes: good\n", p.Name)
+		}
 	}
 	infos, err := c.Provider().Keys(ctx)
 	if err != nil {

@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,7 +16,6 @@ import (
 	"github.com/mslkeep/mslkeep/internal/secret"
 	"github.com/mslkeep/mslkeep/internal/wire"
 	"github.com/mslkeep/mslkeep/plugin"
-	"github.com/mslkeep/mslkeep/providers"
 	"github.com/mslkeep/mslkeep/providers/software"
 )
 
@@ -41,7 +39,7 @@ func open(ctx context.Context, cfg *config, findings []plugin.Finding, stdin io.
 		return nil, err
 	}
 	if o.keys, err = software.Open(cfg.Keys, cfg.unlock(), software.Options{KeyLog: o.log}); err != nil {
-		return nil, &exitError{exitKeys, err, keysHint(err, cfg)}
+		return nil, &exitError{exitKeys, err, keyFileAdvice(err, cfg).hint}
 	}
 	if o.running, err = connect(ctx, cfg); err != nil {
 		return nil, err
@@ -50,17 +48,10 @@ func open(ctx context.Context, cfg *config, findings []plugin.Finding, stdin io.
 	if err != nil {
 		return nil, &exitError{exitConfig, err, ""}
 	}
-	o.Agent, err = custody.New(ctx, custody.Config{
-		Provider: o.running.with(o.keys), TokenKeys: cfg.TokenKeys, StorageKey: cfg.StorageKey, ExchangeKey: cfg.ExchangeKey, RecordKey: cfg.RecordKey,
-		PSKPrefix: cfg.PSKPrefix, RSAPrefix: cfg.RSAPrefix, ECPrefix: cfg.ECPrefix, ServicePrefix: cfg.ServicePrefix,
-		Limits: cfg.Limits.custody(), Allow: cfg.Allow, Groups: groups,
-		KeyLog: o.log, Manage: cfg.manage, Findings: wireFindings(findings), Stdin: stdin,
-	})
-	if errors.Is(err, providers.NoSuchKey) || errors.Is(err, wire.NoSuchKey) {
-		return nil, &exitError{exitConfig, err, "make it with: mslkeep-agent init --config " + cfg.path}
-	}
-	if err != nil {
-		return nil, &exitError{exitConfig, err, ""}
+	engine := cfg.custody(o.running.with(o.keys), groups)
+	engine.KeyLog, engine.Manage, engine.Findings, engine.Stdin = o.log, cfg.manage, wireFindings(findings), stdin
+	if o.Agent, err = custody.New(ctx, engine); err != nil {
+		return nil, &exitError{exitConfig, err, roleAdvice(err, cfg).hint}
 	}
 	return o, nil
 }
@@ -86,17 +77,6 @@ func openKeyLog(cfg *config) (*secret.Log, error) {
 	fmt.Fprintf(os.Stderr, "%s\nWARNING: key-log is on. EVERY KEY IS WRITTEN IN THE CLEAR to\n%s\nand this process's memory can be read. Never use this outside tests.\n%s\n",
 		bar, cfg.KeyLog, bar)
 	return l, nil
-}
-
-// keysHint says what to do when the file of keys cannot be opened.
-func keysHint(err error, cfg *config) string {
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return "make it with: mslkeep-agent init --config " + cfg.path
-	case errors.Is(err, providers.Locked):
-		return "check key-source or passphrase-source in " + cfg.path
-	}
-	return "" // the error says it
 }
 
 func wireFindings(findings []plugin.Finding) []wire.Finding {
