@@ -147,7 +147,7 @@ func (c *Connection) describe(ctx context.Context) error {
 		return err
 	}
 	c.description = Description{Name: clip(reply.Name), Version: clip(reply.Version), MaxData: int(min(max(reply.MaxData, 0), math.MaxInt32)),
-		Generates: named[KeyType](reply.GenerateTypes), Imports: named[KeyType](reply.ImportTypes)}
+		Generates: named[KeyType](reply.GenerateTypes), Imports: named[KeyType](reply.ImportTypes), Random: reply.Random}
 	c.provider = withAbilities(&remote{c}, abilities{reply.Generates, reply.Imports, reply.Rotates, reply.Destroys})
 	return nil
 }

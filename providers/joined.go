@@ -139,6 +139,9 @@ func (j *Joined) Destroy(ctx context.Context, name string, version uint32) error
 	return err
 }
 
+// Random asks the main provider. To ask another, use Do, with the name NAME: for a key.
+func (j *Joined) Random(ctx context.Context, n int) ([]byte, error) { return Random(ctx, j.Main, n) }
+
 // Health checks all providers, and says what is wrong with those that are not well.
 func (j *Joined) Health(ctx context.Context) error {
 	errs := []error{Check(ctx, j.Main)}

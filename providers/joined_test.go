@@ -84,6 +84,10 @@ func TestJoined(t *testing.T) {
 	if len(results) != 3 || len(results[1].Output) != 32 || !errors.Is(results[2].Err, providers.NoSuchKey) {
 		t.Errorf("a batch for two: %v", results)
 	}
+	random := providers.Do(ctx, j, []providers.Operation{{Key: "a:", Op: providers.OpRandom, Length: 16}}, true)
+	if len(random) != 1 || len(random[0].Output) != 16 {
+		t.Errorf("random bytes of a provider by name: %v", random)
+	}
 	if err := j.Health(ctx); !errors.Is(err, providers.Device) {
 		t.Errorf("health with one that is not well: %v", err)
 	}

@@ -8,7 +8,8 @@ import (
 	"errors"
 )
 
-// An Op is what a key can be asked to do. Each but OpNone is the one method of one interface.
+// An Op is what a key can be asked to do, and for OpRandom the provider. Each but OpNone is the one method of one
+// interface.
 type Op uint8
 
 const (
@@ -23,7 +24,11 @@ const (
 	OpWrap          // Wrapper
 	OpUnwrap        // Unwrapper
 	OpPublicKey     // PublicKeyer
+	OpRandom        // Randomer, of the provider: Key is empty
 )
+
+// MaxRandom is how many random bytes one operation makes.
+const MaxRandom = 1024
 
 // An Operation is one use of one version of a key. Fields that its Op does not take are empty.
 type Operation struct {
@@ -35,6 +40,7 @@ type Operation struct {
 	Input     []byte // plaintext, ciphertext, message, point of the peer, or key to be wrapped or unwrapped
 	AAD       []byte
 	MAC       []byte // of OpVerifyMAC
+	Length    int    // bytes, of OpRandom
 }
 
 // A Result is what an Operation came to. Err is an [*Error] or nil.
@@ -56,6 +62,11 @@ type MechanismLister interface {
 	Mechanisms() []Mechanism
 }
 
+// A Randomer is a provider whose device makes random bytes. n is 1 to [MaxRandom].
+type Randomer interface {
+	Random(ctx context.Context, n int) ([]byte, error)
+}
+
 // A Describer is a provider that tells what it is.
 type Describer interface {
 	Describe(ctx context.Context) (Description, error)
@@ -67,6 +78,7 @@ type Description struct {
 	Generates     []KeyType // empty: not told
 	Imports       []KeyType // empty: not told
 	MaxData       int       // most bytes that an operation takes; 0: not told
+	Random        bool      // Do takes OpRandom; of a provider at the other end of a pipe
 }
 
 // Do does operations in order, in one round trip if p is a [Batcher].
@@ -80,17 +92,48 @@ func Do(ctx context.Context, p Provider, ops []Operation, stop bool) []Result {
 func doEach(ctx context.Context, p Provider, ops []Operation, stop bool) []Result {
 	results := make([]Result, 0, len(ops))
 	for i := range ops {
-		key, err := p.Open(ctx, ops[i].Key, ops[i].Version)
-		var out []byte
-		if err == nil {
-			out, err = use(ctx, key, &ops[i])
-		}
+		out, err := doOne(ctx, p, &ops[i])
 		results = append(results, Result{out, err})
 		if err != nil && stop {
 			break
 		}
 	}
 	return results
+}
+
+func doOne(ctx context.Context, p Provider, o *Operation) ([]byte, error) {
+	if o.Op == OpRandom {
+		return random(ctx, p, o)
+	}
+	key, err := p.Open(ctx, o.Key, o.Version)
+	if err != nil {
+		return nil, err
+	}
+	return use(ctx, key, o)
+}
+
+func random(ctx context.Context, p Provider, o *Operation) ([]byte, error) {
+	const op = "making random bytes"
+	r, ok := p.(Randomer)
+	if !ok {
+		return nil, &Error{Code: NotSupported, Op: op, Err: errCannot}
+	}
+	if o.Length < 1 || o.Length > MaxRandom || o.Key != "" {
+		return nil, &Error{Code: Malformed, Op: op}
+	}
+	return r.Random(ctx, o.Length)
+}
+
+// Random returns n bytes, 1 to [MaxRandom], of the device's generator. It fails with NotSupported if the device has none.
+func Random(ctx context.Context, p Provider, n int) ([]byte, error) {
+	results := Do(ctx, p, []Operation{{Op: OpRandom, Length: n}}, true)
+	if len(results) == 1 && results[0].Err != nil {
+		return nil, results[0].Err
+	}
+	if len(results) != 1 || len(results[0].Output) != n {
+		return nil, &Error{Code: Device, Op: "making random bytes", Err: errAnswer}
+	}
+	return results[0].Output, nil
 }
 
 // use does one operation with a key.

@@ -133,6 +133,7 @@ func (s *server) Describe(ctx context.Context, _ *pb.DescribeRequest) (*pb.Descr
 	}
 	out := &pb.DescribeReply{Name: d.Name, Version: d.Version, MaxData: int64(d.MaxData),
 		GenerateTypes: texts(d.Generates), ImportTypes: texts(d.Imports)}
+	_, out.Random = s.p.(Randomer)
 	_, out.Generates = s.p.(Generator)
 	_, out.Imports = s.p.(Importer)
 	_, out.Rotates = s.p.(Rotator)

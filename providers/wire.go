@@ -125,13 +125,13 @@ func fromInfo(k *pb.Key) KeyInfo {
 
 func toStep(o *Operation) *pb.Step {
 	return &pb.Step{Key: o.Key, Version: o.Version, Operation: pb.Operation(o.Op), Mechanism: string(o.Mechanism),
-		Iv: o.IV, Input: o.Input, Aad: o.AAD, Mac: o.MAC}
+		Iv: o.IV, Input: o.Input, Aad: o.AAD, Mac: o.MAC, Length: uint32(min(max(o.Length, 0), MaxRandom+1))}
 }
 
 func fromStep(s *pb.Step) Operation {
 	o := Operation{Key: s.GetKey(), Version: s.GetVersion(), Mechanism: Mechanism(s.GetMechanism()),
-		IV: s.GetIv(), Input: s.GetInput(), AAD: s.GetAad(), MAC: s.GetMac()}
-	if op := s.GetOperation(); op >= pb.Operation_ENCRYPT && op <= pb.Operation_PUBLIC_KEY {
+		IV: s.GetIv(), Input: s.GetInput(), AAD: s.GetAad(), MAC: s.GetMac(), Length: int(min(s.GetLength(), MaxRandom+1))}
+	if op := s.GetOperation(); op >= pb.Operation_ENCRYPT && op <= pb.Operation_RANDOM {
 		o.Op = Op(op)
 	}
 	return o

@@ -146,6 +146,8 @@ class Provider:
         results = []
         for step in request.steps[:64]:
             try:
+                if step.operation == pb.RANDOM:  # which Describe does not advertise
+                    raise Failed(pb.NOT_SUPPORTED)
                 results.append(pb.StepResult(output=use(self.keys.find(step.key, step.version), step)))
             except Failed as e:
                 results.append(pb.StepResult(failure=e.failure))

@@ -210,6 +210,39 @@ func (s *suite) batch(t *testing.T) {
 	}
 }
 
+// random: a device's generator gives what is asked for, and not the same twice.
+func (s *suite) random(t *testing.T) {
+	ctx := t.Context()
+	_, can := s.p.(providers.Randomer)
+	if d, ok := s.p.(providers.Describer); ok && !can {
+		what, err := d.Describe(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		can = what.Random
+	}
+	if !can {
+		_, err := providers.Random(ctx, s.p, 16)
+		code(t, "what is not advertised", err, providers.NotSupported)
+		return
+	}
+	seen := make(map[string]bool)
+	for _, n := range []int{16, 16, 16, 17, 255, providers.MaxRandom} {
+		b, err := providers.Random(ctx, s.p, n)
+		if err != nil || len(b) != n {
+			t.Fatalf("%d random bytes are %d: %v", n, len(b), err)
+		}
+		if b = b[:16]; seen[string(b)] {
+			t.Error("the same random bytes again")
+		}
+		seen[string(b)] = true
+	}
+	for _, n := range []int{-1, 0, providers.MaxRandom + 1, 1 << 30} {
+		_, err := providers.Random(ctx, s.p, n)
+		code(t, fmt.Sprintf("%d random bytes", n), err, providers.Malformed)
+	}
+}
+
 func (s *suite) cancelled(t *testing.T) {
 	k := s.key(t, s.anyType(t))
 	ctx, cancel := context.WithCancel(t.Context())

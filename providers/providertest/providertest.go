@@ -79,6 +79,7 @@ func Run(t *testing.T, open func(t *testing.T) providers.Provider, o Options) {
 		{"Errors", (*suite).errors},
 		{"Import", (*suite).imports},
 		{"Batch", (*suite).batch},
+		{"Random", (*suite).random},
 		{"Cancelled", (*suite).cancelled},
 		{"Concurrent", (*suite).concurrent},
 	}

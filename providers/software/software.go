@@ -16,6 +16,7 @@ package software
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/subtle"
 	"errors"
 	"os"
@@ -230,6 +231,16 @@ func (p *Provider) find(name string, version uint32) providers.Key {
 		}
 	}
 	return nil
+}
+
+// Random returns random bytes of the operating system.
+func (p *Provider) Random(ctx context.Context, n int) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, failure(providers.Transient, "making random bytes", err)
+	}
+	b := make([]byte, n)
+	rand.Read(b)
+	return b, nil
 }
 
 // Health reads the whole file, and uses a key of each type.

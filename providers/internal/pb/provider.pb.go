@@ -139,6 +139,7 @@ const (
 	Operation_WRAP                  Operation = 8  // RFC 3394; input is a multiple of 8 bytes, at least 16
 	Operation_UNWRAP                Operation = 9  // undoes WRAP
 	Operation_PUBLIC_KEY            Operation = 10 // SubjectPublicKeyInfo, DER
+	Operation_RANDOM                Operation = 11 // of the device's generator and no key: key is empty; length is 1 to 1024 bytes
 )
 
 // Enum value maps for Operation.
@@ -155,6 +156,7 @@ var (
 		8:  "WRAP",
 		9:  "UNWRAP",
 		10: "PUBLIC_KEY",
+		11: "RANDOM",
 	}
 	Operation_value = map[string]int32{
 		"OPERATION_UNSPECIFIED": 0,
@@ -168,6 +170,7 @@ var (
 		"WRAP":                  8,
 		"UNWRAP":                9,
 		"PUBLIC_KEY":            10,
+		"RANDOM":                11,
 	}
 )
 
@@ -391,6 +394,7 @@ type DescribeReply struct {
 	GenerateTypes []string `protobuf:"bytes,7,rep,name=generate_types,json=generateTypes,proto3" json:"generate_types,omitempty"` // of keys; empty: not told
 	ImportTypes   []string `protobuf:"bytes,8,rep,name=import_types,json=importTypes,proto3" json:"import_types,omitempty"`       // of keys; empty: not told
 	MaxData       int64    `protobuf:"varint,9,opt,name=max_data,json=maxData,proto3" json:"max_data,omitempty"`                  // bytes that one operation takes; 0: 16 MiB
+	Random        bool     `protobuf:"varint,10,opt,name=random,proto3" json:"random,omitempty"`                                  // whether Do may be asked for RANDOM
 	Failure       *Failure `protobuf:"bytes,15,opt,name=failure,proto3" json:"failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -487,6 +491,13 @@ func (x *DescribeReply) GetMaxData() int64 {
 		return x.MaxData
 	}
 	return 0
+}
+
+func (x *DescribeReply) GetRandom() bool {
+	if x != nil {
+		return x.Random
+	}
+	return false
 }
 
 func (x *DescribeReply) GetFailure() *Failure {
@@ -1186,7 +1197,8 @@ type Step struct {
 	Iv            []byte                 `protobuf:"bytes,5,opt,name=iv,proto3" json:"iv,omitempty"`
 	Input         []byte                 `protobuf:"bytes,6,opt,name=input,proto3" json:"input,omitempty"`
 	Aad           []byte                 `protobuf:"bytes,7,opt,name=aad,proto3" json:"aad,omitempty"`
-	Mac           []byte                 `protobuf:"bytes,8,opt,name=mac,proto3" json:"mac,omitempty"` // of VERIFY_MAC
+	Mac           []byte                 `protobuf:"bytes,8,opt,name=mac,proto3" json:"mac,omitempty"`        // of VERIFY_MAC
+	Length        uint32                 `protobuf:"varint,9,opt,name=length,proto3" json:"length,omitempty"` // of RANDOM
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1275,6 +1287,13 @@ func (x *Step) GetMac() []byte {
 		return x.Mac
 	}
 	return nil
+}
+
+func (x *Step) GetLength() uint32 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
 }
 
 // DoReply has a result for each step. With stop, the results end with the first that failed.
@@ -1394,7 +1413,7 @@ const file_provider_proto_rawDesc = "" +
 	"\n" +
 	"mechanisms\x18\x06 \x03(\tR\n" +
 	"mechanisms\"\x11\n" +
-	"\x0fDescribeRequest\"\xc8\x02\n" +
+	"\x0fDescribeRequest\"\xe0\x02\n" +
 	"\rDescribeReply\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1c\n" +
@@ -1404,7 +1423,9 @@ const file_provider_proto_rawDesc = "" +
 	"\bdestroys\x18\x06 \x01(\bR\bdestroys\x12%\n" +
 	"\x0egenerate_types\x18\a \x03(\tR\rgenerateTypes\x12!\n" +
 	"\fimport_types\x18\b \x03(\tR\vimportTypes\x12\x19\n" +
-	"\bmax_data\x18\t \x01(\x03R\amaxData\x126\n" +
+	"\bmax_data\x18\t \x01(\x03R\amaxData\x12\x16\n" +
+	"\x06random\x18\n" +
+	" \x01(\bR\x06random\x126\n" +
 	"\afailure\x18\x0f \x01(\v2\x1c.mslkeep.provider.v1.FailureR\afailure\"\x0f\n" +
 	"\rHealthRequest\"E\n" +
 	"\vHealthReply\x126\n" +
@@ -1441,7 +1462,7 @@ const file_provider_proto_rawDesc = "" +
 	"\afailure\x18\x0f \x01(\v2\x1c.mslkeep.provider.v1.FailureR\afailure\"P\n" +
 	"\tDoRequest\x12/\n" +
 	"\x05steps\x18\x01 \x03(\v2\x19.mslkeep.provider.v1.StepR\x05steps\x12\x12\n" +
-	"\x04stop\x18\x02 \x01(\bR\x04stop\"\xd8\x01\n" +
+	"\x04stop\x18\x02 \x01(\bR\x04stop\"\xf0\x01\n" +
 	"\x04Step\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12<\n" +
@@ -1450,7 +1471,8 @@ const file_provider_proto_rawDesc = "" +
 	"\x02iv\x18\x05 \x01(\fR\x02iv\x12\x14\n" +
 	"\x05input\x18\x06 \x01(\fR\x05input\x12\x10\n" +
 	"\x03aad\x18\a \x01(\fR\x03aad\x12\x10\n" +
-	"\x03mac\x18\b \x01(\fR\x03mac\"D\n" +
+	"\x03mac\x18\b \x01(\fR\x03mac\x12\x16\n" +
+	"\x06length\x18\t \x01(\rR\x06length\"D\n" +
 	"\aDoReply\x129\n" +
 	"\aresults\x18\x01 \x03(\v2\x1f.mslkeep.provider.v1.StepResultR\aresults\"\\\n" +
 	"\n" +
@@ -1473,7 +1495,7 @@ const file_provider_proto_rawDesc = "" +
 	"\n" +
 	"\x06LOCKED\x10\t\x12\v\n" +
 	"\aCORRUPT\x10\n" +
-	"*\xa5\x01\n" +
+	"*\xb1\x01\n" +
 	"\tOperation\x12\x19\n" +
 	"\x15OPERATION_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aENCRYPT\x10\x01\x12\v\n" +
@@ -1489,7 +1511,9 @@ const file_provider_proto_rawDesc = "" +
 	"\x06UNWRAP\x10\t\x12\x0e\n" +
 	"\n" +
 	"PUBLIC_KEY\x10\n" +
-	"2\x9e\x06\n" +
+	"\x12\n" +
+	"\n" +
+	"\x06RANDOM\x10\v2\x9e\x06\n" +
 	"\bProvider\x12T\n" +
 	"\bDescribe\x12$.mslkeep.provider.v1.DescribeRequest\x1a\".mslkeep.provider.v1.DescribeReply\x12N\n" +
 	"\x06Health\x12\".mslkeep.provider.v1.HealthRequest\x1a .mslkeep.provider.v1.HealthReply\x12H\n" +
