@@ -78,16 +78,22 @@ var errEcho = errors.New("the answer is not what was sent")
 
 // say sends a message, whose data must come back.
 func say(ctx context.Context, c *msl.Client, data []byte) error {
+	_, err := exchange(ctx, c, data)
+	return err
+}
+
+// exchange is say, and tells whether keys were exchanged.
+func exchange(ctx context.Context, c *msl.Client, data []byte) (exchanged bool, err error) {
 	answer, err := c.Do(ctx, &msl.Request{Body: bytes.NewReader(data)})
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer answer.Close()
 	got, err := io.ReadAll(answer)
 	if err == nil && !bytes.Equal(got, data) {
 		err = fmt.Errorf("%w: %d bytes for %d", errEcho, len(got), len(data))
 	}
-	return err
+	return answer.Exchanged, err
 }
 
 // transient tells whether an error is the server's word that it may succeed later.

@@ -49,7 +49,7 @@ func (s *system) asks(work func()) map[string]uint64 {
 func TestHSMIsAskedOncePerToken(t *testing.T) {
 	const clients, messages = 16, 40
 	s := newSystem(t, 10*time.Second, "")
-	s.run("mslkeep-agent", "init", "--config", s.path("server/agent.toml"))
+	s.makeKeys()
 	s.serve()
 	f := s.newFleet()
 	var all []*msl.Client

@@ -55,13 +55,15 @@ type system struct {
 	provider string // path of its binary, of this system alone
 	url      string
 	server   *process
-	agent    int // process id when it started
+	service  *process // the agent, if the server has not started it
+	agent    int      // process id when it started
 }
 
-const agentFile = `keys = "keys"
+const fileKeys = `keys = "keys"
 key-source = "file:unlock"
-%s
-[[providers]]
+`
+
+const hsmProvider = `[[providers]]
 name = "hsm"
 binary = %q
 sha256 = %q
@@ -111,24 +113,28 @@ func newSystem(t testing.TB, timeout time.Duration, more string) *system {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := func(roles string) string {
-		return fmt.Sprintf(agentFile, roles+more, s.provider, sum(t, s.provider), env, timeout, h.settings["module"], h.settings["sha256"], h.settings["token"])
+	provider := fmt.Sprintf(hsmProvider, s.provider, sum(t, s.provider), env, timeout, h.settings["module"], h.settings["sha256"], h.settings["token"])
+	for name, text := range map[string]string{
+		"server/agent.toml": fileKeys + serverRoles + more + provider,
+		"server/bare.toml":  fileKeys + more + provider, // which needs none of the keys
+		"server/file.toml":  fileKeys + more,            // and this one no HSM
+		"device/agent.toml": fileKeys + "storage-key = \"storage\"\n" + more,
+		"server/serve.toml": fmt.Sprintf(serveFile, s.startsAgent("server/agent.toml")),
+		"server/hsm.toml":   "[agent]\n" + s.startsAgent("server/bare.toml"),
+		"server/keys.toml":  "[agent]\n" + s.startsAgent("server/file.toml"),
+		"device/keys.toml":  "[agent]\n" + s.startsAgent("device/agent.toml"),
+	} {
+		write(t, s.path(name), text)
 	}
-	write(t, s.path("server/agent.toml"), file(serverRoles))
-	write(t, s.path("server/bare.toml"), file("")) // which needs none of its keys
-	write(t, s.path("device/agent.toml"), "keys = \"keys\"\nkey-source = \"file:unlock\"\nstorage-key = \"storage\"\n"+more)
-	write(t, s.path("server/serve.toml"), fmt.Sprintf(serveFile, s.startsAgent("server/agent.toml")))
-	write(t, s.path("server/keys.toml"), "[agent]\n"+s.startsAgent("server/bare.toml"))
-	write(t, s.path("device/keys.toml"), "[agent]\n"+s.startsAgent("device/agent.toml"))
-	s.run("mslkeep-agent", "init", "--config", s.path("server/bare.toml"))
+	s.run("mslkeep-agent", "init", "--config", s.path("server/file.toml"))
 	s.run("mslkeep-agent", "init", "--config", s.path("device/agent.toml"))
 	psk := s.path("psk")
 	write(t, psk, s.run("mslkeep-agent", "random", "48"))
 	for _, who := range []string{"server", "device"} {
-		s.keys(who, "import", "--file", psk, "psk/device")
+		s.keys(who+"/keys.toml", "import", "--file", psk, "psk/device")
 	}
-	s.keys("server", "generate", "--type", "rsa-2048", "rsa/server")
-	write(t, s.path("server.pem"), s.keys("server", "public", "rsa/server"))
+	s.keys("server/keys.toml", "generate", "--type", "rsa-2048", "rsa/server")
+	write(t, s.path("server.pem"), s.keys("server/keys.toml", "public", "rsa/server"))
 	return s
 }
 
@@ -153,16 +159,46 @@ func (s *system) run(name string, args ...string) string {
 	return string(out)
 }
 
-// keys runs mslkeep keys with an agent of its own.
-func (s *system) keys(who, operation string, args ...string) string {
+// keys runs mslkeep keys.
+func (s *system) keys(config, operation string, args ...string) string {
 	s.t.Helper()
-	return s.run("mslkeep", append([]string{"keys", operation, "--config", s.path(who + "/keys.toml")}, args...)...)
+	return s.run("mslkeep", append([]string{"keys", operation, "--config", s.path(config)}, args...)...)
 }
 
-// serve starts the server, and waits until it answers.
+// makeKeys makes the keys of the server's roles that are not there yet.
+func (s *system) makeKeys() {
+	s.t.Helper()
+	s.run("mslkeep-agent", "init", "--config", s.path("server/agent.toml"))
+}
+
+// serve starts the server, which starts its agent.
 func (s *system) serve() {
 	s.t.Helper()
-	s.server = start(s.t, tool(s.t, "mslkeep"), "serve", "--config", s.path("server/serve.toml"), "--json")
+	s.agent = s.serveAs("server/serve.toml")
+}
+
+// serveApart starts a server that connects to an agent, which runs as a service and may change keys, too.
+func (s *system) serveApart() {
+	s.t.Helper()
+	s.startService()
+	write(s.t, s.path("server/apart.toml"), fmt.Sprintf(serveFile, fmt.Sprintf("socket = %q\n", "unix:"+s.path("server/socket"))))
+	if pid := s.serveAs("server/apart.toml"); pid != s.agent {
+		s.t.Fatalf("the server's agent is process %d, not %d", pid, s.agent)
+	}
+}
+
+// startService starts the agent, and waits until it listens.
+func (s *system) startService() {
+	s.t.Helper()
+	s.service = start(s.t, tool(s.t, "mslkeep-agent"), "--config", s.path("server/agent.toml"), "--listen", "unix:"+s.path("server/socket"), "--manage")
+	s.agent = s.service.pid()
+	eventually(s.t, "the agent listens", func() bool { return strings.Contains(s.service.said.String(), "listening") })
+}
+
+// serveAs starts the server, waits until it answers, and returns the process id of its agent.
+func (s *system) serveAs(config string) int {
+	s.t.Helper()
+	s.server = start(s.t, tool(s.t, "mslkeep"), "serve", "--config", s.path(config), "--json")
 	var ready struct {
 		URL      string `json:"url"`
 		AgentPID int    `json:"agent_pid"`
@@ -170,5 +206,6 @@ func (s *system) serve() {
 	if line := s.server.line(); json.Unmarshal([]byte(line), &ready) != nil {
 		s.t.Fatalf("the server says %q, and %s", line, s.server.said)
 	}
-	s.url, s.agent = ready.URL, ready.AgentPID
+	s.url = ready.URL
+	return ready.AgentPID
 }
