@@ -178,12 +178,6 @@ func (p *providerConfig) check(ctx context.Context, out io.Writer) error {
 			}
 			fmt.Fprintf(out, "%s: its generator of random bytes: good\n", p.Name)
 		}
-		if what.Random {
-			if _, err := providers.Random(ctx, c.Provider(), 32); err != nil {
-				return err
-			}
-			fmt.Fprintf(out, "%s: its generator of random bytes: good\n", p.Name)
-		}
 	}
 	infos, err := c.Provider().Keys(ctx)
 	if err != nil {
