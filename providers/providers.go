@@ -70,6 +70,9 @@ const (
 	ECDSAP256 Mechanism = "ECDSA-P256"  // SHA-256; ASN.1 DER signature
 )
 
+// RSAOAEP256 is RSAOAEP with SHA-256 and MGF1 with SHA-256. Keys that have it list it.
+const RSAOAEP256 Mechanism = "RSA-OAEP-SHA256"
+
 // An Encrypter encrypts with a symmetric key.
 type Encrypter interface {
 	Encrypt(ctx context.Context, m Mechanism, iv, plaintext, aad []byte) ([]byte, error)

@@ -46,12 +46,14 @@ var imports = map[string][]string{
 	"providers/software":    {"providers", "internal/secret", "internal/aeskw"},
 
 	"pkcs11": {"providers", "internal/secret"},
+	"tpm":    {"providers", "internal/secret", "internal/aeskw"},
 
 	"cmd/mslkeep":       {"msl", "msl/websocket", "agent"},
 	"cmd/mslkeep-agent": {"internal/custody", "plugin", "providers/software", "internal/wire", "internal/secret", "providers"},
 	"cmd/mslkeep-scan":  {"internal/memscan"},
 
 	"cmd/mslkeep-provider-pkcs11": {"pkcs11", "plugin", "providers"},
+	"cmd/mslkeep-provider-tpm":    {"tpm", "plugin", "providers"},
 
 	// Tests only: these may import anything, and nothing but tests may import them.
 	"internal/msltest":        nil,
@@ -71,7 +73,7 @@ var never = []struct {
 		from: []string{"msl", "msl/websocket", "agent", "cmd/mslkeep"},
 		to: []string{
 			module + "internal/custody", module + "internal/jose", module + "internal/secret", module + "internal/aeskw",
-			module + "providers", module + "providers/internal/pb", module + "providers/software", module + "pkcs11", module + "internal/memscan",
+			module + "providers", module + "providers/internal/pb", module + "providers/software", module + "pkcs11", module + "tpm", module + "internal/memscan",
 			"filippo.io/bigmod", // Diffie-Hellman's secret exponents
 			"github.com/miekg/pkcs11", "github.com/google/go-tpm/tpm2", "github.com/hashicorp/vault/api",
 		},
@@ -83,7 +85,7 @@ var never = []struct {
 		reason: "the agent loads no C code",
 	},
 	{
-		from:   []string{"pkcs11"},
+		from:   []string{"pkcs11", "tpm"},
 		to:     []string{module + "msl", module + "internal/mslenc", module + "internal/wire", module + "internal/custody"},
 		reason: "a provider knows nothing of MSL",
 	},
@@ -101,7 +103,7 @@ var directly = []struct {
 	reason string
 }{
 	{[]string{"internal/custody", "cmd/mslkeep-agent", "providers", "providers/software"}, "net/http", "the agent opens no network connection"},
-	{[]string{"pkcs11", "cmd/mslkeep-provider-pkcs11"}, "net/http", "only the provider for Vault opens network connections"},
+	{[]string{"pkcs11", "cmd/mslkeep-provider-pkcs11", "tpm", "cmd/mslkeep-provider-tpm"}, "net/http", "only the provider for Vault opens network connections"},
 	{[]string{"[^p]*", "plugin", "providers", "*/*", "*/*/*"}, "github.com/miekg/pkcs11", "pkcs11 does that"},
 	{[]string{"msl", "agent", "cmd/mslkeep"}, "github.com/coder/websocket", "msl/websocket does that"},
 	{[]string{"*"}, "C", "C code is loaded only by the PKCS#11 provider"},

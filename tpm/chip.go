@@ -1,0 +1,239 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package tpm
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/mslkeep/mslkeep/providers"
+)
+
+const (
+	// maxLoaded is how many keys stay loaded: chips have room for three objects, of which the storage root
+	// key takes one, if only while it is used, and a sequence or the key of a policy one.
+	maxLoaded = 2
+	// commandTime and slowTime are how long a command may take before the chip is given up.
+	commandTime = 20 * time.Second
+	slowTime    = 3 * time.Minute // makes a key
+	// A command that the chip wants again is sent again up to maxRetries times, after pauses that double:
+	// some five seconds in all.
+	maxRetries = 24
+	firstPause = 2 * time.Millisecond
+	lastPause  = 256 * time.Millisecond
+)
+
+// A chip is the TPM as the queue's goroutine sees it: the connection, and what of it is in use. It implements
+// transport.TPM.
+type chip struct {
+	config *Config
+	// ctx is of the job under way. It is here because the library's commands take none.
+	ctx context.Context
+
+	device   device // nil: not connected
+	facts    facts
+	root     *root    // nil: not found yet
+	plain    *session // for what has no policy; nil: not begun
+	policy   *session
+	loaded   []*loadedKey // the last one was used last
+	left     []tpm2.TPMHandle
+	leftBoot boot // in which what is left was made
+	approved map[string]tpm2.TPMTTKVerified
+
+	// The authorisation value that was accepted last, and the one that was not, by what authOf knows them.
+	proven, refused string
+
+	mu     sync.Mutex // for what others than the queue's goroutine read
+	counts map[tpm2.TPMCC]uint64
+	pinned []byte // the storage root key's name
+}
+
+// A loadedKey is a key in the chip.
+type loadedKey struct {
+	name   string // TPM name
+	handle tpm2.TPMHandle
+}
+
+// facts are what the chip says of itself.
+type facts struct {
+	manufacturer, firmware string
+	inputBuffer            int
+	ciphers                bool // EncryptDecrypt2
+	aes                    bool
+	boot                   boot
+}
+
+// A boot is the time from one reset of the chip to the next.
+type boot struct{ resets, restarts uint32 }
+
+// Send implements transport.TPM. It sends a command again if the chip asks for that.
+func (c *chip) Send(command []byte) ([]byte, error) {
+	cc := tpm2.TPMCC(binary.BigEndian.Uint32(command[6:]))
+	pause := firstPause
+	for try := 0; ; try++ {
+		response, err := c.send(cc, command)
+		if err != nil {
+			return nil, err
+		}
+		rc := tpm2.TPMRC(binary.BigEndian.Uint32(response[6:]))
+		if !asksForRetry(rc) || try == maxRetries {
+			return response, nil // the library makes an error of the code
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-c.ctx.Done():
+			timer.Stop()
+			return nil, c.ctx.Err()
+		}
+		pause = min(2*pause, lastPause)
+	}
+}
+
+// send sends a command once. What cleans up is sent though nobody waits for it any more.
+func (c *chip) send(cc tpm2.TPMCC, command []byte) ([]byte, error) {
+	if err := c.ctx.Err(); err != nil && cc != tpm2.TPMCCFlushContext {
+		return nil, err
+	}
+	if c.device == nil {
+		return nil, lostError{errClosed}
+	}
+	c.mu.Lock()
+	c.counts[cc]++
+	c.mu.Unlock()
+	limit := commandTime
+	if cc == tpm2.TPMCCCreate || cc == tpm2.TPMCCCreatePrimary || cc == tpm2.TPMCCImport {
+		limit = slowTime
+	}
+	response, err := c.device.exchange(command, time.Now().Add(limit))
+	if err == nil {
+		err = checkHeader(response)
+	}
+	if err != nil {
+		return nil, lostError{err}
+	}
+	return response, nil
+}
+
+// ready connects, if need be, and finds the storage root key.
+func (c *chip) ready() error {
+	if c.root != nil {
+		return nil
+	}
+	if c.device == nil {
+		d, err := openDevice(c.config.Device)
+		if errors.Is(err, errDevice) {
+			return failure(providers.Malformed, "opening a TPM", err)
+		}
+		if err != nil {
+			return failure(providers.Transient, "opening a TPM", err)
+		}
+		c.device = d
+	}
+	facts, err := c.ask()
+	if is(err, tpm2.TPMRCInitialize) && simulated(c.config.Device) {
+		if _, err := (tpm2.Startup{StartupType: tpm2.TPMSUClear}).Execute(c); err != nil {
+			return err
+		}
+		facts, err = c.ask()
+	}
+	if err != nil {
+		return err
+	}
+	c.facts = *facts
+	c.flushLeft()
+	root, err := c.findRoot()
+	if err != nil {
+		return err
+	}
+	c.root = root
+	if c.plain, err = c.start(tpm2.TPMSEHMAC); err != nil {
+		c.drop()
+		return err
+	}
+	return nil
+}
+
+// drop forgets the connection and all that was loaded, which is flushed later if the chip was not reset.
+func (c *chip) drop() {
+	if c.leftBoot != c.facts.boot {
+		c.left = nil
+	}
+	c.leftBoot = c.facts.boot
+	for _, k := range c.loaded {
+		c.left = append(c.left, k.handle)
+	}
+	for _, s := range []*session{c.plain, c.policy} {
+		if s != nil {
+			c.left = append(c.left, s.handle)
+			s.wipe()
+		}
+	}
+	if c.root != nil && c.root.transient {
+		c.left = append(c.left, c.root.handle)
+	}
+	c.root, c.plain, c.policy, c.loaded, c.approved = nil, nil, nil, nil, nil
+	if c.device != nil {
+		c.device.Close() // nothing can be done about an error
+		c.device = nil
+	}
+}
+
+// flushLeft flushes what drop left behind. After a reset of the chip it is gone, and its handles may be somebody
+// else's. The kernel's resource manager has flushed it.
+func (c *chip) flushLeft() {
+	if c.leftBoot == c.facts.boot && (simulated(c.config.Device) || !managed(c.config.Device)) {
+		for _, h := range c.left {
+			c.flush(h)
+		}
+	}
+	c.left = nil
+}
+
+// flush removes an object or session. It may be gone.
+func (c *chip) flush(h tpm2.TPMHandle) {
+	(tpm2.FlushContext{FlushHandle: h}).Execute(c) // nothing can be done about an error
+}
+
+// unload flushes the keys that were not used for longest until n are left.
+func (c *chip) unload(n int) {
+	for len(c.loaded) > max(n, 0) {
+		c.flush(c.loaded[0].handle)
+		c.loaded = c.loaded[1:]
+	}
+}
+
+// room makes room for one more object beside the key in use.
+func (c *chip) room() {
+	if c.root.transient {
+		c.unload(maxLoaded - 1)
+	}
+}
+
+// close flushes all that is ours.
+func (c *chip) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	c.ctx = ctx
+	if c.device == nil {
+		return
+	}
+	c.unload(0)
+	for _, s := range []*session{c.plain, c.policy} {
+		if s != nil {
+			c.flush(s.handle)
+			s.wipe()
+		}
+	}
+	if c.root != nil && c.root.transient {
+		c.flush(c.root.handle)
+	}
+	c.device.Close()
+	c.device, c.root, c.plain, c.policy = nil, nil, nil, nil
+}
