@@ -33,7 +33,7 @@ func startAgent(ctx context.Context, binary, sum string, args []string, log io.W
 	}
 	hint := ""
 	if errors.Is(err, agent.ErrHashMismatch) {
-		hint = "if you changed it on purpose, set sha256 in [agent] to the new hash, or build both with make build"
+		hint = agentHashHint
 	}
 	return nil, &exitError{exitAgent, err, hint}
 }
@@ -62,6 +62,8 @@ func (l *heldLog) release() {
 	_, _ = l.to.Write(l.kept)
 	l.kept, l.released = nil, true
 }
+
+const agentHashHint = "if you changed it on purpose, set sha256 in [agent] to the new hash, or build both with make build"
 
 func dialAgent(ctx context.Context, address string) (*agent.Client, error) {
 	k, err := agent.Dial(ctx, address)

@@ -44,6 +44,7 @@ Usage: mslkeep COMMAND [FLAGS]
   inspect   print everything in a message that needs no key
   keys      list, generate, import and rotate the agent's keys
   provider  help with the providers that the agent's configuration names
+  doctor    find what would keep serve, send or the agent from working, before they start
   password  print the hash of a user's password, for serve
   demo      run agent, server and client on this machine, and look for keys in their memory
   bench     measure, as ratios against plain HTTP and against custody in process
@@ -62,7 +63,7 @@ type command func(ctx context.Context, c *cli, args []string) error
 
 // commands is the table of them.
 var commands = map[string]command{
-	"serve": serve, "send": send, "inspect": inspect, "keys": keys, "provider": provider, "password": password,
+	"serve": serve, "send": send, "inspect": inspect, "keys": keys, "provider": provider, "doctor": doctor, "password": password,
 	"demo": demo, "bench": bench, "version": version,
 }
 

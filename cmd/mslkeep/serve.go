@@ -62,18 +62,10 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	if err := f.override(cfg); err != nil {
 		return err
 	}
-	mslConfig, err := cfg.msl()
+	mslConfig, err := cfg.server()
 	if err != nil {
 		return err
 	}
-	if mslConfig.Users, err = newUsers(cfg.Serve.Users); err != nil {
-		return err
-	}
-	mslConfig.UserSchemes = cfg.Serve.UserSchemes
-	if prefix := cfg.Serve.ProvisionPrefix; prefix != "" {
-		mslConfig.Provision = func(context.Context) (string, error) { return prefix + rand.Text(), nil }
-	}
-	mslConfig.Policy = &policy{msl.NewMemoryPolicy(mslConfig), cfg.Peers.Revoked}
 	handler, err := newHandler(cfg.Serve.Upstream)
 	if err != nil {
 		return err
@@ -110,6 +102,23 @@ func serve(ctx context.Context, c *cli, args []string) error {
 		return err
 	}
 	return cfg.serveAll(ctx, doors, server, log)
+}
+
+// server turns the file into the Config of a server.
+func (c *config) server() (*msl.Config, error) {
+	m, err := c.msl()
+	if err != nil {
+		return nil, err
+	}
+	if m.Users, err = newUsers(c.Serve.Users); err != nil {
+		return nil, err
+	}
+	m.UserSchemes = c.Serve.UserSchemes
+	if prefix := c.Serve.ProvisionPrefix; prefix != "" {
+		m.Provision = func(context.Context) (string, error) { return prefix + rand.Text(), nil }
+	}
+	m.Policy = &policy{msl.NewMemoryPolicy(m), c.Peers.Revoked}
+	return m, nil
 }
 
 // ready says on standard output that the server answers from now on, and where.
