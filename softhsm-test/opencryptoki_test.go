@@ -63,6 +63,14 @@ func inside(t *testing.T) {
 	})
 	t.Run("Attributes", func(t *testing.T) { h.hints(t) })
 	t.Run("Lost", func(t *testing.T) { h.loseDaemon(t, d) })
+	t.Run("Renewed", func(t *testing.T) {
+		again := exec.Command("go", "test", "-count=1", "-run=^(TestRenewed|TestOneLogin|TestLoggedOutInTheMiddle|TestLostUnderLoad)$/Opencryptoki", "-v",
+			"github.com/mslkeep/mslkeep/pkcs11")
+		again.Env = append(os.Environ(), "MSLKEEP_TEST_OPENCRYPTOKI="+opencryptoki, "MSLKEEP_TEST_PIN="+filepath.Join(h.dir, "pin"))
+		if out, err := again.CombinedOutput(); err != nil || strings.Count(string(out), "/Opencryptoki (") != 4 {
+			t.Errorf("package pkcs11: %v\n%s", err, out)
+		}
+	})
 	t.Run("PIN", func(t *testing.T) { h.wrongPINs(t) })
 }
 
@@ -151,11 +159,37 @@ func (h *hsm) wrongPINs(t *testing.T) {
 		}
 	}
 	write(t, pin, opencryptokiPIN+"\n")
-	byHand := exec.Command("pkcs11-tool", "--module", opencryptoki, "--token-label", "keys", "--login", "--pin", opencryptokiPIN, "--list-objects")
-	if out, err := byHand.CombinedOutput(); err != nil {
-		t.Fatalf("the token is locked: %v\n%s", err, out)
+	byHand := func(pin string) error {
+		return exec.Command("pkcs11-tool", "--module", opencryptoki, "--token-label", "keys", "--login", "--pin", pin, "--list-objects").Run()
 	}
-	h.open(t)
+	if err := byHand(opencryptokiPIN); err != nil {
+		t.Fatalf("the token is locked: %v", err)
+	}
+	// Somebody else's wrong PINs: a provider that has to log in again does not, until they are seen to.
+	c := h.open(t)
+	if byHand("wrong-1") == nil || byHand("wrong-2") == nil {
+		t.Fatal("the token takes wrong PINs")
+	}
+	if err := syscall.Kill(c.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); time.Since(began) < time.Second; {
+		if _, err := c.Provider().Keys(t.Context()); !errors.Is(err, providers.Transient) {
+			t.Fatalf("while one more wrong PIN would lock the token: %v", err)
+		}
+	}
+	if err := byHand(opencryptokiPIN); err != nil {
+		t.Fatalf("the provider has locked the token: %v", err)
+	}
+	for began := time.Now(); ; {
+		_, err := c.Provider().Keys(t.Context())
+		if err == nil {
+			break
+		}
+		if time.Since(began) > 3*time.Second {
+			t.Fatalf("not back: %v", err)
+		}
+	}
 }
 
 // newOpencryptoki makes a token, and starts the daemon that all of opencryptoki needs.
