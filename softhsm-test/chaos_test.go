@@ -179,21 +179,22 @@ func (l *load) outage(what string, begin func(), seen func() bool, end func()) {
 	}
 	end()
 	lasted := time.Since(began)
-	for {
+	for good := 0; good < 3; { // in a row
 		c := l.fleet.client(l.t)
 		err := l.say(c, []byte("are you there?"))
 		c.Close()
+		good++
 		if err == nil {
-			break
+			continue
 		}
-		if !transient(err) || time.Since(began) > lasted+patience {
+		if good = 0; !transient(err) || time.Since(began) > lasted+patience {
 			l.t.Fatalf("%s: %v after its end: %v", what, time.Since(began)-lasted, err)
 		}
 	}
 	if exchanged, err := exchange(l.t.Context(), sleeper, []byte("good morning")); err != nil || exchanged {
 		l.t.Errorf("after: %s: a token that is new to the agent: %v, exchanged keys: %v", what, err, exchanged)
 	}
-	l.t.Logf("%-28s for %5.2f s; a new session %5.2f s after its end", what, lasted.Seconds(), (time.Since(began) - lasted).Seconds())
+	l.t.Logf("%-28s for %5.2f s; three new sessions %5.2f s after its end", what, lasted.Seconds(), (time.Since(began) - lasted).Seconds())
 	l.phase.Add(1)
 	l.proceed("after: " + what)
 }

@@ -53,20 +53,7 @@ func TestHSMIsAskedOncePerToken(t *testing.T) {
 	s.serve()
 	f := s.newFleet()
 	var all []*msl.Client
-	each := func(n int) {
-		t.Helper()
-		var wg sync.WaitGroup
-		for i, c := range all {
-			wg.Go(func() {
-				for j := range n {
-					if err := say(t.Context(), c, bytes.Repeat([]byte{byte(i)}, 1+100*j)); err != nil {
-						t.Errorf("client %d, message %d: %v", i, j, err)
-					}
-				}
-			})
-		}
-		wg.Wait()
-	}
+	each := func(n int) { t.Helper(); eachSays(t, all, n) }
 
 	uses := crypto(s.asks(func() {
 		for _, c := range all {
@@ -96,6 +83,46 @@ func TestHSMIsAskedOncePerToken(t *testing.T) {
 	for _, c := range all {
 		c.Close()
 	}
+	forgeries(t, s, f)
+}
+
+// forgeries are not decrypted, and are no fault of the HSM, however many come one after the other.
+func forgeries(t *testing.T, s *system, f *fleet) {
+	const posts = 40
+	uses := crypto(s.asks(func() {
+		forged := f.record(t).forgeries(t)[:4] // those of the token
+		for i := range posts {
+			answer, err := f.post(forged[i%len(forged)])
+			if err != nil || bytes.Contains(answer, []byte(`"headerdata"`)) {
+				t.Errorf("forgery %d: %q, %v", i%len(forged), answer, err)
+			}
+		}
+		c := f.client(t)
+		defer c.Close()
+		if err := say(t.Context(), c, []byte("hello")); err != nil {
+			t.Errorf("a new session after many forgeries: %v", err)
+		}
+	}))
+	if uses["C_DecryptInit"] > 0 || uses["C_VerifyInit"] > 2*posts || uses["C_VerifyInit"] == 0 {
+		t.Errorf("%d forgeries: the HSM was asked %v", posts, uses)
+	}
+	t.Logf("%d forged tokens cost the HSM %d verifications", posts, uses["C_VerifyInit"])
+}
+
+// eachSays has all clients send messages at the same time.
+func eachSays(t *testing.T, clients []*msl.Client, messages int) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for i, c := range clients {
+		wg.Go(func() {
+			for j := range messages {
+				if err := say(t.Context(), c, bytes.Repeat([]byte{byte(i)}, 1+100*j)); err != nil {
+					t.Errorf("client %d, message %d: %v", i, j, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // want compares counts.
