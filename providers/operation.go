@@ -8,7 +8,7 @@ import (
 	"errors"
 )
 
-// An Op is what a key can be asked to do, and for OpRandom the provider. Each but OpNone is the one method of one
+// An Op is what a key can be asked to do, and for OpRandom, OpCount and OpCountUp the provider. Each but OpNone is the one method of one
 // interface.
 type Op uint8
 
@@ -25,6 +25,8 @@ const (
 	OpUnwrap        // Unwrapper
 	OpPublicKey     // PublicKeyer
 	OpRandom        // Randomer, of the provider: Key is empty
+	OpCount         // Counter, of the provider: Key is that beside which is counted
+	OpCountUp       // likewise
 )
 
 // MaxRandom is how many random bytes one operation makes.
@@ -102,8 +104,11 @@ func doEach(ctx context.Context, p Provider, ops []Operation, stop bool) []Resul
 }
 
 func doOne(ctx context.Context, p Provider, o *Operation) ([]byte, error) {
-	if o.Op == OpRandom {
+	switch o.Op {
+	case OpRandom:
 		return random(ctx, p, o)
+	case OpCount, OpCountUp:
+		return count(ctx, p, o)
 	}
 	key, err := p.Open(ctx, o.Key, o.Version)
 	if err != nil {

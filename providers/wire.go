@@ -131,7 +131,7 @@ func toStep(o *Operation) *pb.Step {
 func fromStep(s *pb.Step) Operation {
 	o := Operation{Key: s.GetKey(), Version: s.GetVersion(), Mechanism: Mechanism(s.GetMechanism()),
 		IV: s.GetIv(), Input: s.GetInput(), AAD: s.GetAad(), MAC: s.GetMac(), Length: int(min(s.GetLength(), MaxRandom+1))}
-	if op := s.GetOperation(); op >= pb.Operation_ENCRYPT && op <= pb.Operation_RANDOM {
+	if op := s.GetOperation(); op >= pb.Operation_ENCRYPT && op <= pb.Operation_COUNT_UP {
 		o.Op = Op(op)
 	}
 	return o

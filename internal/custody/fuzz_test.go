@@ -72,7 +72,7 @@ func FuzzSealedSession(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		good, err := encodeSealed(s)
+		good, err := encodeSealed(nil, s)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -85,7 +85,7 @@ func FuzzSealedSession(f *testing.F) {
 			if err != nil || len(s.identity) > maxSealed/2 {
 				continue
 			}
-			again, err := encodeSealed(s)
+			again, err := encodeSealed(nil, s)
 			if err != nil || !bytes.Equal(again, b) || (s.keys.rung != nil) != (format == sealedLadder) {
 				t.Fatal("another session read back")
 			}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"slices"
 
 	"github.com/mslkeep/mslkeep/internal/secret"
@@ -17,10 +18,11 @@ import (
 
 // A sealed session is what a device stores of a session:
 //
-//	format   1 byte: 1, or 2 if the session came from a ladder
+//	format   1 byte: 1, or 2 if the session came from a ladder; 16 more if it is counted
 //	version  4 bytes, big-endian: version of the storage key
 //	nonce    12 bytes, random
 //	then AES-256-GCM under the storage key, of
+//	  count            8 bytes, big-endian; if it is counted: what the device's counter said then
 //	  sequence number  8 bytes, big-endian
 //	  algorithm        1 byte: 1 HmacSHA256, 2 AESCmac
 //	  encryption key   1 byte of length, and the key
@@ -33,9 +35,13 @@ import (
 //
 // The associated data is a label, format and version, and the hash of the master token: a sealed session
 // opens only together with its token.
+//
+// Where the device of the storage key counts beside it, only the session that was sealed last opens: an earlier one that
+// is put back is refused. If the power goes between counting and storing, the session is lost, and keys are exchanged anew.
 const (
 	sealedPlain  = 1 // formats
 	sealedLadder = 2
+	sealedCount  = 16 // in addition
 	sealedHeader = 1 + 4 + gcmNonce
 	gcmNonce     = 12
 	gcmTag       = 16
@@ -84,15 +90,24 @@ func (a *Agent) sealSession(ctx context.Context, s *session) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	plain, err := encodeSealed(s)
+	n, counted, err := a.sealedCount(ctx, true)
 	if err != nil {
 		return nil, err
 	}
-	defer secret.Wipe(plain)
 	format := byte(sealedPlain)
 	if s.keys.rung != nil {
 		format = sealedLadder
 	}
+	var count []byte
+	if counted {
+		format |= sealedCount
+		count = binary.BigEndian.AppendUint64(nil, n)
+	}
+	plain, err := encodeSealed(count, s)
+	if err != nil {
+		return nil, err
+	}
+	defer secret.Wipe(plain)
 	head, aad := sealedHead(format, key.Info().Version, s.token)
 	nonce := make([]byte, gcmNonce)
 	rand.Read(nonce)
@@ -104,9 +119,22 @@ func (a *Agent) sealSession(ctx context.Context, s *session) ([]byte, error) {
 	return append(append(head, nonce...), sealed...), nil
 }
 
+// sealedCount returns what the device has counted, if it counts beside the storage key.
+func (a *Agent) sealedCount(ctx context.Context, up bool) (n uint64, counted bool, err error) {
+	n, err = providers.Count(ctx, a.provider, a.cfg.StorageKey, up)
+	if errors.Is(err, providers.NotSupported) {
+		return 0, false, nil
+	}
+	return n, true, err
+}
+
 // unsealSession opens a sealed session. t must be its master token.
 func (a *Agent) unsealSession(ctx context.Context, sealed []byte, t wire.Token) (*session, error) {
-	if len(sealed) < sealedHeader+gcmTag || len(sealed) > maxSealed || sealed[0] != sealedPlain && sealed[0] != sealedLadder {
+	if len(sealed) < sealedHeader+gcmTag || len(sealed) > maxSealed {
+		return nil, unverified(noNumber, "reading a sealed session")
+	}
+	format := sealed[0] &^ sealedCount
+	if format != sealedPlain && format != sealedLadder {
 		return nil, unverified(noNumber, "reading a sealed session")
 	}
 	version := binary.BigEndian.Uint32(sealed[1:])
@@ -120,6 +148,13 @@ func (a *Agent) unsealSession(ctx context.Context, sealed []byte, t wire.Token) 
 		}
 		return nil, err
 	}
+	n, counted, err := a.sealedCount(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	if counted != (sealed[0] != format) {
+		return nil, unverified(noNumber, "comparing the count of a sealed session")
+	}
 	token := tokenHash(t)
 	_, aad := sealedHead(sealed[0], version, token)
 	key.used()
@@ -128,7 +163,14 @@ func (a *Agent) unsealSession(ctx context.Context, sealed []byte, t wire.Token) 
 		return nil, err
 	}
 	defer secret.Wipe(plain)
-	s, err := parseSealed(sealed[0], plain)
+	rest := plain
+	if counted {
+		if len(rest) < 8 || binary.BigEndian.Uint64(rest) != n {
+			return nil, unverified(noNumber, "comparing the count of a sealed session")
+		}
+		rest = rest[8:]
+	}
+	s, err := parseSealed(format, rest)
 	if err != nil {
 		return nil, err
 	}
@@ -137,14 +179,15 @@ func (a *Agent) unsealSession(ctx context.Context, sealed []byte, t wire.Token) 
 	return s, nil
 }
 
-func encodeSealed(s *session) ([]byte, error) {
+// encodeSealed appends a session to count, in memory of its own.
+func encodeSealed(count []byte, s *session) ([]byte, error) {
 	enc, mac := secret.Reveal(s.keys.enc), secret.Reveal(s.keys.mac)
 	if len(enc) > 255 || len(mac) > 255 || len(s.identity) > maxSealed/2 {
 		return nil, unsupported(noNumber, "sealing a session with keys or an identity of that size")
 	}
 	// No reallocation may leave a copy of the keys behind.
-	b := make([]byte, 0, 8+1+1+len(enc)+1+len(mac)+s.keys.rung.sealedSize()+len(s.identity))
-	b = binary.BigEndian.AppendUint64(b, uint64(s.sequenceNumber))
+	b := make([]byte, 0, len(count)+8+1+1+len(enc)+1+len(mac)+s.keys.rung.sealedSize()+len(s.identity))
+	b = binary.BigEndian.AppendUint64(append(b, count...), uint64(s.sequenceNumber))
 	number := byte(1)
 	if s.keys.algorithm == aesCMAC {
 		number = 2

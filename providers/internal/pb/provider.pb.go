@@ -140,6 +140,8 @@ const (
 	Operation_UNWRAP                Operation = 9  // undoes WRAP
 	Operation_PUBLIC_KEY            Operation = 10 // SubjectPublicKeyInfo, DER
 	Operation_RANDOM                Operation = 11 // of the device's generator and no key: key is empty; length is 1 to 1024 bytes
+	Operation_COUNT                 Operation = 12 // reads the device's counter beside a key, of all its versions; output is 8 bytes, big-endian
+	Operation_COUNT_UP              Operation = 13 // counts up and then reads; NOT_SUPPORTED, as COUNT, if there is no counter beside that key
 )
 
 // Enum value maps for Operation.
@@ -157,6 +159,8 @@ var (
 		9:  "UNWRAP",
 		10: "PUBLIC_KEY",
 		11: "RANDOM",
+		12: "COUNT",
+		13: "COUNT_UP",
 	}
 	Operation_value = map[string]int32{
 		"OPERATION_UNSPECIFIED": 0,
@@ -171,6 +175,8 @@ var (
 		"UNWRAP":                9,
 		"PUBLIC_KEY":            10,
 		"RANDOM":                11,
+		"COUNT":                 12,
+		"COUNT_UP":              13,
 	}
 )
 
@@ -395,6 +401,7 @@ type DescribeReply struct {
 	ImportTypes   []string `protobuf:"bytes,8,rep,name=import_types,json=importTypes,proto3" json:"import_types,omitempty"`       // of keys; empty: not told
 	MaxData       int64    `protobuf:"varint,9,opt,name=max_data,json=maxData,proto3" json:"max_data,omitempty"`                  // bytes that one operation takes; 0: 16 MiB
 	Random        bool     `protobuf:"varint,10,opt,name=random,proto3" json:"random,omitempty"`                                  // whether Do may be asked for RANDOM
+	Many          bool     `protobuf:"varint,11,opt,name=many,proto3" json:"many,omitempty"`                                      // whether DoMany may be called
 	Failure       *Failure `protobuf:"bytes,15,opt,name=failure,proto3" json:"failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -496,6 +503,13 @@ func (x *DescribeReply) GetMaxData() int64 {
 func (x *DescribeReply) GetRandom() bool {
 	if x != nil {
 		return x.Random
+	}
+	return false
+}
+
+func (x *DescribeReply) GetMany() bool {
+	if x != nil {
+		return x.Many
 	}
 	return false
 }
@@ -1341,6 +1355,94 @@ func (x *DoReply) GetResults() []*StepResult {
 	return nil
 }
 
+type DoManyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Batches       []*DoRequest           `protobuf:"bytes,1,rep,name=batches,proto3" json:"batches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoManyRequest) Reset() {
+	*x = DoManyRequest{}
+	mi := &file_provider_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoManyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoManyRequest) ProtoMessage() {}
+
+func (x *DoManyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_provider_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoManyRequest.ProtoReflect.Descriptor instead.
+func (*DoManyRequest) Descriptor() ([]byte, []int) {
+	return file_provider_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *DoManyRequest) GetBatches() []*DoRequest {
+	if x != nil {
+		return x.Batches
+	}
+	return nil
+}
+
+type DoManyReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Batches       []*DoReply             `protobuf:"bytes,1,rep,name=batches,proto3" json:"batches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoManyReply) Reset() {
+	*x = DoManyReply{}
+	mi := &file_provider_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoManyReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoManyReply) ProtoMessage() {}
+
+func (x *DoManyReply) ProtoReflect() protoreflect.Message {
+	mi := &file_provider_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoManyReply.ProtoReflect.Descriptor instead.
+func (*DoManyReply) Descriptor() ([]byte, []int) {
+	return file_provider_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *DoManyReply) GetBatches() []*DoReply {
+	if x != nil {
+		return x.Batches
+	}
+	return nil
+}
+
 type StepResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Output        []byte                 `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`
@@ -1351,7 +1453,7 @@ type StepResult struct {
 
 func (x *StepResult) Reset() {
 	*x = StepResult{}
-	mi := &file_provider_proto_msgTypes[20]
+	mi := &file_provider_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1363,7 +1465,7 @@ func (x *StepResult) String() string {
 func (*StepResult) ProtoMessage() {}
 
 func (x *StepResult) ProtoReflect() protoreflect.Message {
-	mi := &file_provider_proto_msgTypes[20]
+	mi := &file_provider_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1376,7 +1478,7 @@ func (x *StepResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepResult.ProtoReflect.Descriptor instead.
 func (*StepResult) Descriptor() ([]byte, []int) {
-	return file_provider_proto_rawDescGZIP(), []int{20}
+	return file_provider_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StepResult) GetOutput() []byte {
@@ -1413,7 +1515,7 @@ const file_provider_proto_rawDesc = "" +
 	"\n" +
 	"mechanisms\x18\x06 \x03(\tR\n" +
 	"mechanisms\"\x11\n" +
-	"\x0fDescribeRequest\"\xe0\x02\n" +
+	"\x0fDescribeRequest\"\xf4\x02\n" +
 	"\rDescribeReply\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1c\n" +
@@ -1425,7 +1527,8 @@ const file_provider_proto_rawDesc = "" +
 	"\fimport_types\x18\b \x03(\tR\vimportTypes\x12\x19\n" +
 	"\bmax_data\x18\t \x01(\x03R\amaxData\x12\x16\n" +
 	"\x06random\x18\n" +
-	" \x01(\bR\x06random\x126\n" +
+	" \x01(\bR\x06random\x12\x12\n" +
+	"\x04many\x18\v \x01(\bR\x04many\x126\n" +
 	"\afailure\x18\x0f \x01(\v2\x1c.mslkeep.provider.v1.FailureR\afailure\"\x0f\n" +
 	"\rHealthRequest\"E\n" +
 	"\vHealthReply\x126\n" +
@@ -1474,7 +1577,11 @@ const file_provider_proto_rawDesc = "" +
 	"\x03mac\x18\b \x01(\fR\x03mac\x12\x16\n" +
 	"\x06length\x18\t \x01(\rR\x06length\"D\n" +
 	"\aDoReply\x129\n" +
-	"\aresults\x18\x01 \x03(\v2\x1f.mslkeep.provider.v1.StepResultR\aresults\"\\\n" +
+	"\aresults\x18\x01 \x03(\v2\x1f.mslkeep.provider.v1.StepResultR\aresults\"I\n" +
+	"\rDoManyRequest\x128\n" +
+	"\abatches\x18\x01 \x03(\v2\x1e.mslkeep.provider.v1.DoRequestR\abatches\"E\n" +
+	"\vDoManyReply\x126\n" +
+	"\abatches\x18\x01 \x03(\v2\x1c.mslkeep.provider.v1.DoReplyR\abatches\"\\\n" +
 	"\n" +
 	"StepResult\x12\x16\n" +
 	"\x06output\x18\x01 \x01(\fR\x06output\x126\n" +
@@ -1495,7 +1602,7 @@ const file_provider_proto_rawDesc = "" +
 	"\n" +
 	"\x06LOCKED\x10\t\x12\v\n" +
 	"\aCORRUPT\x10\n" +
-	"*\xb1\x01\n" +
+	"*\xca\x01\n" +
 	"\tOperation\x12\x19\n" +
 	"\x15OPERATION_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aENCRYPT\x10\x01\x12\v\n" +
@@ -1513,14 +1620,17 @@ const file_provider_proto_rawDesc = "" +
 	"PUBLIC_KEY\x10\n" +
 	"\x12\n" +
 	"\n" +
-	"\x06RANDOM\x10\v2\x9e\x06\n" +
+	"\x06RANDOM\x10\v\x12\t\n" +
+	"\x05COUNT\x10\f\x12\f\n" +
+	"\bCOUNT_UP\x10\r2\xee\x06\n" +
 	"\bProvider\x12T\n" +
 	"\bDescribe\x12$.mslkeep.provider.v1.DescribeRequest\x1a\".mslkeep.provider.v1.DescribeReply\x12N\n" +
 	"\x06Health\x12\".mslkeep.provider.v1.HealthRequest\x1a .mslkeep.provider.v1.HealthReply\x12H\n" +
 	"\x04Keys\x12 .mslkeep.provider.v1.KeysRequest\x1a\x1e.mslkeep.provider.v1.KeysReply\x12G\n" +
 	"\x04Open\x12 .mslkeep.provider.v1.OpenRequest\x1a\x1d.mslkeep.provider.v1.KeyReply\x12W\n" +
 	"\tPublicKey\x12%.mslkeep.provider.v1.PublicKeyRequest\x1a#.mslkeep.provider.v1.PublicKeyReply\x12B\n" +
-	"\x02Do\x12\x1e.mslkeep.provider.v1.DoRequest\x1a\x1c.mslkeep.provider.v1.DoReply\x12O\n" +
+	"\x02Do\x12\x1e.mslkeep.provider.v1.DoRequest\x1a\x1c.mslkeep.provider.v1.DoReply\x12N\n" +
+	"\x06DoMany\x12\".mslkeep.provider.v1.DoManyRequest\x1a .mslkeep.provider.v1.DoManyReply\x12O\n" +
 	"\bGenerate\x12$.mslkeep.provider.v1.GenerateRequest\x1a\x1d.mslkeep.provider.v1.KeyReply\x12K\n" +
 	"\x06Import\x12\".mslkeep.provider.v1.ImportRequest\x1a\x1d.mslkeep.provider.v1.KeyReply\x12K\n" +
 	"\x06Rotate\x12\".mslkeep.provider.v1.RotateRequest\x1a\x1d.mslkeep.provider.v1.KeyReply\x12Q\n" +
@@ -1539,7 +1649,7 @@ func file_provider_proto_rawDescGZIP() []byte {
 }
 
 var file_provider_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_provider_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_provider_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_provider_proto_goTypes = []any{
 	(Code)(0),                // 0: mslkeep.provider.v1.Code
 	(Operation)(0),           // 1: mslkeep.provider.v1.Operation
@@ -1563,7 +1673,9 @@ var file_provider_proto_goTypes = []any{
 	(*DoRequest)(nil),        // 19: mslkeep.provider.v1.DoRequest
 	(*Step)(nil),             // 20: mslkeep.provider.v1.Step
 	(*DoReply)(nil),          // 21: mslkeep.provider.v1.DoReply
-	(*StepResult)(nil),       // 22: mslkeep.provider.v1.StepResult
+	(*DoManyRequest)(nil),    // 22: mslkeep.provider.v1.DoManyRequest
+	(*DoManyReply)(nil),      // 23: mslkeep.provider.v1.DoManyReply
+	(*StepResult)(nil),       // 24: mslkeep.provider.v1.StepResult
 }
 var file_provider_proto_depIdxs = []int32{
 	0,  // 0: mslkeep.provider.v1.Failure.code:type_name -> mslkeep.provider.v1.Code
@@ -1578,33 +1690,37 @@ var file_provider_proto_depIdxs = []int32{
 	2,  // 9: mslkeep.provider.v1.DestroyReply.failure:type_name -> mslkeep.provider.v1.Failure
 	20, // 10: mslkeep.provider.v1.DoRequest.steps:type_name -> mslkeep.provider.v1.Step
 	1,  // 11: mslkeep.provider.v1.Step.operation:type_name -> mslkeep.provider.v1.Operation
-	22, // 12: mslkeep.provider.v1.DoReply.results:type_name -> mslkeep.provider.v1.StepResult
-	2,  // 13: mslkeep.provider.v1.StepResult.failure:type_name -> mslkeep.provider.v1.Failure
-	4,  // 14: mslkeep.provider.v1.Provider.Describe:input_type -> mslkeep.provider.v1.DescribeRequest
-	6,  // 15: mslkeep.provider.v1.Provider.Health:input_type -> mslkeep.provider.v1.HealthRequest
-	8,  // 16: mslkeep.provider.v1.Provider.Keys:input_type -> mslkeep.provider.v1.KeysRequest
-	10, // 17: mslkeep.provider.v1.Provider.Open:input_type -> mslkeep.provider.v1.OpenRequest
-	12, // 18: mslkeep.provider.v1.Provider.PublicKey:input_type -> mslkeep.provider.v1.PublicKeyRequest
-	19, // 19: mslkeep.provider.v1.Provider.Do:input_type -> mslkeep.provider.v1.DoRequest
-	14, // 20: mslkeep.provider.v1.Provider.Generate:input_type -> mslkeep.provider.v1.GenerateRequest
-	15, // 21: mslkeep.provider.v1.Provider.Import:input_type -> mslkeep.provider.v1.ImportRequest
-	16, // 22: mslkeep.provider.v1.Provider.Rotate:input_type -> mslkeep.provider.v1.RotateRequest
-	17, // 23: mslkeep.provider.v1.Provider.Destroy:input_type -> mslkeep.provider.v1.DestroyRequest
-	5,  // 24: mslkeep.provider.v1.Provider.Describe:output_type -> mslkeep.provider.v1.DescribeReply
-	7,  // 25: mslkeep.provider.v1.Provider.Health:output_type -> mslkeep.provider.v1.HealthReply
-	9,  // 26: mslkeep.provider.v1.Provider.Keys:output_type -> mslkeep.provider.v1.KeysReply
-	11, // 27: mslkeep.provider.v1.Provider.Open:output_type -> mslkeep.provider.v1.KeyReply
-	13, // 28: mslkeep.provider.v1.Provider.PublicKey:output_type -> mslkeep.provider.v1.PublicKeyReply
-	21, // 29: mslkeep.provider.v1.Provider.Do:output_type -> mslkeep.provider.v1.DoReply
-	11, // 30: mslkeep.provider.v1.Provider.Generate:output_type -> mslkeep.provider.v1.KeyReply
-	11, // 31: mslkeep.provider.v1.Provider.Import:output_type -> mslkeep.provider.v1.KeyReply
-	11, // 32: mslkeep.provider.v1.Provider.Rotate:output_type -> mslkeep.provider.v1.KeyReply
-	18, // 33: mslkeep.provider.v1.Provider.Destroy:output_type -> mslkeep.provider.v1.DestroyReply
-	24, // [24:34] is the sub-list for method output_type
-	14, // [14:24] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	24, // 12: mslkeep.provider.v1.DoReply.results:type_name -> mslkeep.provider.v1.StepResult
+	19, // 13: mslkeep.provider.v1.DoManyRequest.batches:type_name -> mslkeep.provider.v1.DoRequest
+	21, // 14: mslkeep.provider.v1.DoManyReply.batches:type_name -> mslkeep.provider.v1.DoReply
+	2,  // 15: mslkeep.provider.v1.StepResult.failure:type_name -> mslkeep.provider.v1.Failure
+	4,  // 16: mslkeep.provider.v1.Provider.Describe:input_type -> mslkeep.provider.v1.DescribeRequest
+	6,  // 17: mslkeep.provider.v1.Provider.Health:input_type -> mslkeep.provider.v1.HealthRequest
+	8,  // 18: mslkeep.provider.v1.Provider.Keys:input_type -> mslkeep.provider.v1.KeysRequest
+	10, // 19: mslkeep.provider.v1.Provider.Open:input_type -> mslkeep.provider.v1.OpenRequest
+	12, // 20: mslkeep.provider.v1.Provider.PublicKey:input_type -> mslkeep.provider.v1.PublicKeyRequest
+	19, // 21: mslkeep.provider.v1.Provider.Do:input_type -> mslkeep.provider.v1.DoRequest
+	22, // 22: mslkeep.provider.v1.Provider.DoMany:input_type -> mslkeep.provider.v1.DoManyRequest
+	14, // 23: mslkeep.provider.v1.Provider.Generate:input_type -> mslkeep.provider.v1.GenerateRequest
+	15, // 24: mslkeep.provider.v1.Provider.Import:input_type -> mslkeep.provider.v1.ImportRequest
+	16, // 25: mslkeep.provider.v1.Provider.Rotate:input_type -> mslkeep.provider.v1.RotateRequest
+	17, // 26: mslkeep.provider.v1.Provider.Destroy:input_type -> mslkeep.provider.v1.DestroyRequest
+	5,  // 27: mslkeep.provider.v1.Provider.Describe:output_type -> mslkeep.provider.v1.DescribeReply
+	7,  // 28: mslkeep.provider.v1.Provider.Health:output_type -> mslkeep.provider.v1.HealthReply
+	9,  // 29: mslkeep.provider.v1.Provider.Keys:output_type -> mslkeep.provider.v1.KeysReply
+	11, // 30: mslkeep.provider.v1.Provider.Open:output_type -> mslkeep.provider.v1.KeyReply
+	13, // 31: mslkeep.provider.v1.Provider.PublicKey:output_type -> mslkeep.provider.v1.PublicKeyReply
+	21, // 32: mslkeep.provider.v1.Provider.Do:output_type -> mslkeep.provider.v1.DoReply
+	23, // 33: mslkeep.provider.v1.Provider.DoMany:output_type -> mslkeep.provider.v1.DoManyReply
+	11, // 34: mslkeep.provider.v1.Provider.Generate:output_type -> mslkeep.provider.v1.KeyReply
+	11, // 35: mslkeep.provider.v1.Provider.Import:output_type -> mslkeep.provider.v1.KeyReply
+	11, // 36: mslkeep.provider.v1.Provider.Rotate:output_type -> mslkeep.provider.v1.KeyReply
+	18, // 37: mslkeep.provider.v1.Provider.Destroy:output_type -> mslkeep.provider.v1.DestroyReply
+	27, // [27:38] is the sub-list for method output_type
+	16, // [16:27] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_provider_proto_init() }
@@ -1618,7 +1734,7 @@ func file_provider_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_provider_proto_rawDesc), len(file_provider_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -54,6 +54,7 @@ const (
 	Provider_Open_FullMethodName      = "/mslkeep.provider.v1.Provider/Open"
 	Provider_PublicKey_FullMethodName = "/mslkeep.provider.v1.Provider/PublicKey"
 	Provider_Do_FullMethodName        = "/mslkeep.provider.v1.Provider/Do"
+	Provider_DoMany_FullMethodName    = "/mslkeep.provider.v1.Provider/DoMany"
 	Provider_Generate_FullMethodName  = "/mslkeep.provider.v1.Provider/Generate"
 	Provider_Import_FullMethodName    = "/mslkeep.provider.v1.Provider/Import"
 	Provider_Rotate_FullMethodName    = "/mslkeep.provider.v1.Provider/Rotate"
@@ -76,6 +77,9 @@ type ProviderClient interface {
 	PublicKey(ctx context.Context, in *PublicKeyRequest, opts ...grpc.CallOption) (*PublicKeyReply, error)
 	// Do uses keys.
 	Do(ctx context.Context, in *DoRequest, opts ...grpc.CallOption) (*DoReply, error)
+	// DoMany does the batches of several callers, each as Do does, in any order or at once. A reply has as many as the
+	// request.
+	DoMany(ctx context.Context, in *DoManyRequest, opts ...grpc.CallOption) (*DoManyReply, error)
 	// Generate makes version 1 of a new key. EXISTS if the name is taken.
 	Generate(ctx context.Context, in *GenerateRequest, opts ...grpc.CallOption) (*KeyReply, error)
 	// Import takes a key from outside. EXISTS if the name is taken, MALFORMED if it is not a key of that type.
@@ -148,6 +152,15 @@ func (c *providerClient) Do(ctx context.Context, in *DoRequest, opts ...grpc.Cal
 	return out, nil
 }
 
+func (c *providerClient) DoMany(ctx context.Context, in *DoManyRequest, opts ...grpc.CallOption) (*DoManyReply, error) {
+	out := new(DoManyReply)
+	err := c.cc.Invoke(ctx, Provider_DoMany_FullMethodName, in, out, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *providerClient) Generate(ctx context.Context, in *GenerateRequest, opts ...grpc.CallOption) (*KeyReply, error) {
 	out := new(KeyReply)
 	err := c.cc.Invoke(ctx, Provider_Generate_FullMethodName, in, out, opts...)
@@ -200,6 +213,9 @@ type ProviderServer interface {
 	PublicKey(context.Context, *PublicKeyRequest) (*PublicKeyReply, error)
 	// Do uses keys.
 	Do(context.Context, *DoRequest) (*DoReply, error)
+	// DoMany does the batches of several callers, each as Do does, in any order or at once. A reply has as many as the
+	// request.
+	DoMany(context.Context, *DoManyRequest) (*DoManyReply, error)
 	// Generate makes version 1 of a new key. EXISTS if the name is taken.
 	Generate(context.Context, *GenerateRequest) (*KeyReply, error)
 	// Import takes a key from outside. EXISTS if the name is taken, MALFORMED if it is not a key of that type.
@@ -232,6 +248,9 @@ func (UnimplementedProviderServer) PublicKey(context.Context, *PublicKeyRequest)
 }
 func (UnimplementedProviderServer) Do(context.Context, *DoRequest) (*DoReply, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Do not implemented")
+}
+func (UnimplementedProviderServer) DoMany(context.Context, *DoManyRequest) (*DoManyReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method DoMany not implemented")
 }
 func (UnimplementedProviderServer) Generate(context.Context, *GenerateRequest) (*KeyReply, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Generate not implemented")
@@ -366,6 +385,24 @@ func _Provider_Do_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Provider_DoMany_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DoManyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProviderServer).DoMany(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Provider_DoMany_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProviderServer).DoMany(ctx, req.(*DoManyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Provider_Generate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GenerateRequest)
 	if err := dec(in); err != nil {
@@ -468,6 +505,10 @@ var Provider_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Do",
 			Handler:    _Provider_Do_Handler,
+		},
+		{
+			MethodName: "DoMany",
+			Handler:    _Provider_DoMany_Handler,
 		},
 		{
 			MethodName: "Generate",
