@@ -102,7 +102,7 @@ func FuzzPIN(f *testing.F) {
 		if err := os.WriteFile(file, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		pin, err := readPIN("file:" + file)
+		pin, err := pinOf("file:" + file)
 		if err == nil && (pin.Len() == 0 || pin.Len() > min(maxPIN, len(b))) {
 			t.Errorf("%d bytes of %d", pin.Len(), len(b))
 		}

@@ -155,12 +155,23 @@ func (p *Provider) login(l *link) error {
 	if l.info.Flags&p11.CKF_LOGIN_REQUIRED == 0 && p.token.pinSource == "" {
 		return nil
 	}
-	if err := p.mayTry(l.info.Flags); err != nil {
-		return failure(providers.Locked, op, providers.Because(providers.CauseSecretUntried, err)) // it may be tried when somebody has seen to the token
-	}
-	pin, err := readPIN(p.token.pinSource)
+	source, err := openPIN(p.token.pinSource)
 	if err != nil {
-		return failure(providers.Locked, op, providers.Because(providers.CauseSecretSource, err))
+		return failure(providers.Locked, op, err)
+	}
+	defer source.Close()
+	if err := lockPIN(source); err != nil {
+		return away(op, err)
+	}
+	if l.info, err = p.tokenInfo(l.slot); err != nil {
+		return away(op, err)
+	}
+	if err := p.mayTry(l.info.Flags); err != nil {
+		return failure(providers.Locked, op, err) // it may be tried when somebody has seen to the token
+	}
+	pin, err := readPIN(source)
+	if err != nil {
+		return failure(providers.Locked, op, err)
 	}
 	defer pin.Wipe()
 	b := secret.Reveal(pin)

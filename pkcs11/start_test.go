@@ -9,7 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	p11 "github.com/miekg/pkcs11"
 
@@ -33,7 +36,7 @@ func TestPIN(t *testing.T) {
 		file("plain", "1234\n", 0o600): "1234", file("dos", "12 34\r\n", 0o400): "12 34", "credential:named": "1234",
 		file("long", strings.Repeat("a", maxPIN)+"\n", 0o600): strings.Repeat("a", maxPIN),
 	} {
-		pin, err := readPIN(source)
+		pin, err := pinOf(source)
 		if err != nil || !bytes.Equal(secret.Reveal(pin), []byte(want)) {
 			t.Errorf("%s: %v", source, err)
 		}
@@ -41,10 +44,19 @@ func TestPIN(t *testing.T) {
 	for _, source := range []string{"", "1234", "file:", "file:plain", "file:" + dir, "file:" + dir + "/none", "credential:", "credential:../named",
 		"credential:..", "|cat", file("group", "1234", 0o640), file("world", "1234", 0o604), file("empty", "", 0o600), file("line", "\n", 0o600),
 		file("two", "12\n34\n", 0o600), file("large", strings.Repeat("a", maxPIN+1), 0o600), file("nul", "12\x0034", 0o600)} {
-		if _, err := readPIN(source); err == nil {
+		if _, err := pinOf(source); err == nil {
 			t.Errorf("%s was accepted", source)
 		}
 	}
+}
+
+func pinOf(source string) (*secret.Bytes, error) {
+	f, err := openPIN(source)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readPIN(f)
 }
 
 // Each thing that can be wrong at the start has a code and a text of its own.
@@ -133,5 +145,37 @@ func TestPINChanged(t *testing.T) {
 	}
 	if n := p.Calls()["C_Login"]; n != 2 {
 		t.Errorf("%d log-ins, not 2", n)
+	}
+}
+
+// Two that have to log in at the same time with a wrong PIN try it once.
+func TestWrongPINOfTwo(t *testing.T) {
+	h := newHSM(t)
+	ps := []*Provider{h.open(t, h.config()), h.open(t, h.config())} // each has its own copy of the module
+	write(t, h.pin, "wrong-pin\n")
+	var tried atomic.Int64
+	for _, p := range ps {
+		if err := p.module.ctx.Logout(p.link.owner); err != nil {
+			t.Fatal(err)
+		}
+		p.fail(func(call string) error {
+			if call == "C_Login" {
+				tried.Add(1)
+				time.Sleep(50 * time.Millisecond) // as long as the token takes
+			}
+			return nil
+		})
+	}
+	var wg sync.WaitGroup
+	for _, p := range ps {
+		wg.Go(func() {
+			if _, err := p.Keys(t.Context()); !errors.Is(err, providers.Locked) {
+				t.Errorf("with a wrong PIN: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := tried.Load(); n != 1 {
+		t.Errorf("a wrong PIN was tried %d times", n)
 	}
 }

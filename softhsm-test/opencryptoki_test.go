@@ -5,6 +5,7 @@ package softhsmtest
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"maps"
 	"os"
@@ -72,6 +73,7 @@ func inside(t *testing.T) {
 		}
 	})
 	t.Run("PIN", func(t *testing.T) { h.wrongPINs(t) })
+	t.Run("PINOfMany", func(t *testing.T) { h.wrongPINOfMany(t) })
 }
 
 // with is the token with another setting.
@@ -190,6 +192,44 @@ func (h *hsm) wrongPINs(t *testing.T) {
 			t.Fatalf("not back: %v", err)
 		}
 	}
+}
+
+// wrongPINOfMany: when several processes of one provider have to log in at the same time, with a PIN that has changed,
+// one of them tries it.
+func (h *hsm) wrongPINOfMany(t *testing.T) {
+	path, err := provider()
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings, err := json.Marshal(h.settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := providers.Connect(t.Context(), providers.Config{Path: path, SHA256: sum(t, path), Settings: settings, Processes: 6})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	pin := filepath.Join(h.dir, "pin")
+	write(t, pin, "wrong\n")
+	for _, pid := range c.PIDs() {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for began := time.Now(); time.Since(began) < 2*time.Second; {
+		if _, err := c.Provider().Keys(t.Context()); !errors.Is(err, providers.Transient) {
+			t.Fatalf("with a wrong PIN: %v", err)
+		}
+	}
+	flags, err := exec.Command("pkcsconf", "-t", "-c", "0").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(flags, []byte("USER_PIN_COUNT_LOW")) || bytes.Contains(flags, []byte("FINAL_TRY")) || bytes.Contains(flags, []byte("USER_PIN_LOCKED")) {
+		t.Errorf("not one wrong PIN:\n%s", flags)
+	}
+	write(t, pin, opencryptokiPIN+"\n")
 }
 
 // newOpencryptoki makes a token, and starts the daemon that all of opencryptoki needs.
