@@ -22,7 +22,7 @@ type batchProvider struct {
 
 func (p *batchProvider) Do(ctx context.Context, ops []providers.Operation, stop bool) []providers.Result {
 	p.batches.Add(1)
-	if code := p.fail.Load(); code != 0 {
+	if code := p.fail.Load(); code != 0 && ops[0].Op != providers.OpCount && ops[0].Op != providers.OpCountUp {
 		return []providers.Result{{Err: &providers.Error{Code: providers.Code(code), Op: "failing"}}}
 	}
 	return providers.Do(ctx, p.Provider, ops, stop)
