@@ -260,7 +260,10 @@ type lastLine struct {
 	last string
 }
 
-const longestLine = 64 << 10 // bytes; longer ones are split
+const (
+	longestLine = 64 << 10 // bytes; longer ones are split
+	longestLast = 2 << 10  // room for a child's child's words within those of the child
+)
 
 // Write gets pieces of lines, as go-plugin splits them.
 func (l *lastLine) Write(b []byte) (int, error) {
@@ -282,7 +285,7 @@ func (l *lastLine) Write(b []byte) (int, error) {
 
 func (l *lastLine) flush() {
 	if text := bytes.TrimSpace(l.line); len(text) > 0 {
-		l.last = string(text[:min(len(text), 512)])
+		l.last = string(text[:min(len(text), longestLast)])
 	}
 	if l.w != nil {
 		_, _ = l.w.Write(l.line) // a log that fails must not stop the child

@@ -42,7 +42,7 @@ Usage: mslkeep-agent --config FILE                      started by mslkeep
        mslkeep-agent example                            prints a configuration with every field
        mslkeep-agent random N                           prints N random bytes in hexadecimal, such as
                                                         48 for a pre-shared key
-       mslkeep-agent provider hash BINARY               prints a section of the configuration
+       mslkeep-agent provider hash BINARY [FLAGS]       prints a section of the configuration
        mslkeep-agent provider list --config FILE        lists the providers
        mslkeep-agent provider check --config FILE       starts them and uses each of their keys
        mslkeep-agent doctor --config FILE [--json]      finds what would keep the agent from starting,
@@ -53,6 +53,8 @@ Usage: mslkeep-agent --config FILE                      started by mslkeep
   --manage            let connected processes generate, import and rotate keys, as mslkeep keys does;
                       without it they can only use them
   --allow-uid UIDS    users who may connect, by number, with commas; default: this user
+  --name NAME, --env NAME=VALUE, --module FILE, --token URI
+                      of provider hash: more of the section; a PKCS #11 module is hashed, too
   --json              of doctor: print JSON, with a name for each check that stays
   --needs KIND/NAME   of doctor: a key that must be there; KIND is psk, rsa, ec or service; repeat for more
   --version           print the version
@@ -122,8 +124,9 @@ type options struct {
 	listen    string // path of the socket, or ""
 	allowUIDs []int
 	manage    bool
-	json      bool     // of doctor
-	needs     []string // of doctor
+	section   sectionText // of provider hash
+	json      bool        // of doctor
+	needs     []string    // of doctor
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
@@ -178,11 +181,11 @@ func parseArgs(args []string) (*options, error) {
 			}
 			o.count, args = args[0], nil
 		case "provider":
-			if len(args) == 0 || args[0] == "hash" && len(args) != 2 {
+			if len(args) == 0 || args[0] == "hash" && (len(args) < 2 || strings.HasPrefix(args[1], "-")) {
 				return nil, usageError("provider takes hash BINARY, list or check")
 			}
 			if o.operation, args = args[0], args[1:]; o.operation == "hash" {
-				o.file, args = args[0], nil
+				o.file, args = args[0], args[1:]
 			}
 		default:
 			return nil, usageError("there is no command %q", o.command)
@@ -204,6 +207,7 @@ func parseArgs(args []string) (*options, error) {
 		return err
 	})
 	flags.BoolVar(&o.manage, "manage", false, "")
+	o.section.define(flags)
 	flags.BoolVar(&o.json, "json", false, "")
 	flags.Func("needs", "", func(s string) error {
 		if kind, name, _ := strings.Cut(s, "/"); kinds[kind] == nil || name == "" {
@@ -225,6 +229,8 @@ func parseArgs(args []string) (*options, error) {
 		o.command = "version"
 	case (o.command == "init" || o.command == "doctor") && o.listen != "":
 		return nil, usageError("%s does not listen", o.command)
+	case o.operation != "hash" && !o.section.empty():
+		return nil, usageError("--name, --module, --token and --env are of provider hash only")
 	case o.command != "doctor" && (o.json || o.needs != nil):
 		return nil, usageError("--json and --needs are of doctor only")
 	case o.command != "example" && o.command != "random" && o.operation != "hash" && o.config == "":

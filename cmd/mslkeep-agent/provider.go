@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"time"
@@ -119,7 +118,7 @@ func (l *prefixedLog) Write(b []byte) (int, error) {
 func providerCommand(ctx context.Context, o *options, out io.Writer) error {
 	switch o.operation {
 	case "hash":
-		return hashProvider(o.file, out)
+		return o.section.print(o.file, out)
 	case "list", "check":
 	default:
 		return usageError("provider takes hash, list or check")
@@ -143,20 +142,6 @@ func providerCommand(ctx context.Context, o *options, out io.Writer) error {
 		return &exitError{exitProvider, fmt.Errorf("%d of %d providers failed", failed, len(cfg.Providers)), ""}
 	}
 	return nil
-}
-
-// hashProvider prints a section for the configuration.
-func hashProvider(path string, out io.Writer) error {
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return err
-	}
-	sum, err := plugin.HashFile(path)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(out, "[[providers]]\nname = \"\"\nbinary = %q\nsha256 = %q\n", path, sum)
-	return err
 }
 
 // check starts a provider as the agent does, and uses every version of every key.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -230,8 +231,8 @@ type providerCBC struct {
 func newProviderCBC(key usedKey) (*providerCBC, error) {
 	enc, ok1 := key.Key.(providers.Encrypter)
 	dec, ok2 := key.Key.(providers.Decrypter)
-	if !ok1 || !ok2 {
-		return nil, unsupported(noNumber, "encrypting with a key that is no cipher key")
+	if !ok1 || !ok2 || !slices.Contains(providers.MechanismsOf(key.Key), providers.AESCBC) {
+		return nil, unsupported(noNumber, "encrypting with a key that cannot do AES-CBC")
 	}
 	return &providerCBC{key, enc, dec}, nil
 }

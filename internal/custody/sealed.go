@@ -72,8 +72,8 @@ func (a *Agent) storageKey(ctx context.Context, version uint32) (*storageKey, er
 	}
 	enc, ok1 := key.Key.(providers.Encrypter)
 	dec, ok2 := key.Key.(providers.Decrypter)
-	if !ok1 || !ok2 || key.Info().Type != providers.AES256 {
-		return nil, unsupported(noNumber, "sealing with a key that is not of type aes-256")
+	if !ok1 || !ok2 || key.Info().Type != providers.AES256 || !slices.Contains(providers.MechanismsOf(key.Key), providers.AESGCM) {
+		return nil, unsupported(noNumber, "sealing with a key that is not of type aes-256, or cannot do AES-GCM")
 	}
 	return &storageKey{key, enc, dec}, nil
 }
