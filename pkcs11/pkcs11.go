@@ -25,9 +25,29 @@
 //
 // All sessions, log-ins and handles are renewed inside: a session or handle that is of no use is replaced and
 // the operation done again, once; when the token has gone, operations fail with Transient until it is back. A
-// PIN that was refused is not tried a second time in the life of a Provider, and none is tried at all while
-// the token says that the PIN was wrong lately. A call into the module cannot be interrupted: an operation whose
-// context ends returns, but the session is busy until the module answers.
+// token with another serial number than the first gets neither the PIN nor work. A PIN that was refused is not
+// tried a second time in the life of a Provider, and none is tried at all while the token says that the PIN was
+// wrong lately; of several processes with the same PIN file one at a time logs in, so that this holds for
+// them together. A call into the module cannot be interrupted: an operation whose context ends returns, but the
+// session is busy until the module answers.
+//
+// # What it does not protect
+//
+// The module is the vendor's code, in this address space: it can do whatever this process can, and its faults
+// crash it. The hash says that it is the library that was chosen, not that it is a good one, and does not cover the
+// libraries and files that the module loads in turn. This is why a provider has a process of its own.
+//
+// The PIN is read for each log-in and wiped here. The binding copies it, and what is encrypted or decrypted, to the C
+// heap and frees that without wiping it; what the module does with its own copy is up to the module.
+//
+// What comes out of the token is in this process's memory: plaintexts, unwrapped keys, agreed secrets. To wrap,
+// unwrap and agree, the token makes an object for the length of one operation that is not sensitive and can be
+// extracted, because the result is wanted here; other applications of the token may see objects of the
+// session if the module lets them.
+//
+// Whoever has the PIN can use every key, and with [Config].AnyMechanism with every mechanism of its type. Attributes
+// such as CKA_EXTRACTABLE are what the module says: that the token keeps to them, this package cannot tell. The
+// way between the module and a device on the network is the module's to protect.
 package pkcs11
 
 import (

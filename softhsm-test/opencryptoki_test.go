@@ -118,6 +118,9 @@ func (h *hsm) loseDaemon(t *testing.T, d *exec.Cmd) {
 	}
 	d.Process.Kill()
 	d.Wait()
+	if got, err := mac(); err != nil || !bytes.Equal(got, want) { // a process that has started does not need it
+		t.Errorf("without its daemon: %x, %v", got, err)
+	}
 	if err := syscall.Kill(c.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
