@@ -199,8 +199,8 @@ func (l *load) outage(what string, begin func(), seen func() bool, end func()) {
 	l.proceed("after: " + what)
 }
 
-// refusals returns a function that tells whether some new sessions have been refused since.
+// refusals returns a function that tells whether some new sessions have been refused since, for a second at least.
 func (l *load) refusals() func() bool {
-	before := l.refused.Load()
-	return func() bool { return l.refused.Load() >= before+8 }
+	before, began := l.refused.Load(), time.Now()
+	return func() bool { return l.refused.Load() >= before+8 && time.Since(began) > time.Second }
 }
