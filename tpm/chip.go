@@ -45,6 +45,7 @@ type chip struct {
 	left     []tpm2.TPMHandle
 	leftBoot boot // in which what is left was made
 	approved map[string]tpm2.TPMTTKVerified
+	checked  map[string]bool // names of keys that were found to be good
 
 	// The authorisation value that was accepted last, and the one that was not, by what authOf knows them.
 	proven, refused string
@@ -178,7 +179,7 @@ func (c *chip) drop() {
 	if c.root != nil && c.root.transient {
 		c.left = append(c.left, c.root.handle)
 	}
-	c.root, c.plain, c.policy, c.loaded, c.approved = nil, nil, nil, nil, nil
+	c.root, c.plain, c.policy, c.loaded, c.approved, c.checked = nil, nil, nil, nil, nil, nil
 	if c.device != nil {
 		c.device.Close() // nothing can be done about an error
 		c.device = nil
@@ -233,6 +234,10 @@ func (c *chip) close() {
 	}
 	if c.root != nil && c.root.transient {
 		c.flush(c.root.handle)
+	}
+	if !managed(c.config.Device) {
+		// Else a chip that loses power counts that as a wrong authorisation value (TPM 2.0 part 1 §19.8.6).
+		(tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}).Execute(c)
 	}
 	c.device.Close()
 	c.device, c.root, c.plain, c.policy = nil, nil, nil, nil

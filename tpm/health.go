@@ -4,6 +4,7 @@
 package tpm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,8 +14,9 @@ import (
 	"github.com/mslkeep/mslkeep/providers"
 )
 
-// Health asks the chip for its state, and loads every version of every key, which the chip does only if it is whole and
-// its own. It says what is wrong with the first that fails. Keys are not used: that would take a chip up to a second each.
+// Health asks the chip for its state, and after each connection or reset loads every version of every key, which the chip does
+// only if it is whole and its own. It says what is wrong with the first that fails. Keys are not used: that would take a chip up
+// to a second each.
 func (p *Provider) Health(ctx context.Context) error {
 	const op = "checking a TPM"
 	_, err := do(ctx, p, op, checkKeys, func(c *chip) (none struct{}, err error) { return none, c.health() })
@@ -28,15 +30,27 @@ func (p *Provider) Health(ctx context.Context) error {
 	for _, k := range keys {
 		// One at a time, so that what is more urgent comes in between.
 		_, err := do(ctx, p, "checking key "+k.info.Name, checkKeys, func(c *chip) (none struct{}, err error) {
-			if k.broken == nil || !errors.Is(k.broken, errUnused) {
-				_, err = c.load(k)
-			}
-			return none, err
+			return none, c.check(k)
 		})
 		if err != nil && k.exists() {
 			return err
 		}
 	}
+	return nil
+}
+
+// check loads a key, unless that was done since the last reset.
+func (c *chip) check(k *stored) error {
+	if errors.Is(k.broken, errUnused) || c.checked[string(k.name.Buffer)] {
+		return nil
+	}
+	if _, err := c.load(k); err != nil {
+		return err
+	}
+	if c.checked == nil || len(c.checked) >= maxKeys {
+		c.checked = make(map[string]bool)
+	}
+	c.checked[string(k.name.Buffer)] = true
 	return nil
 }
 
@@ -48,6 +62,15 @@ func (c *chip) health() error {
 	}
 	if len(response.RandomBytes.Buffer) != 16 {
 		return lostError{errResponse}
+	}
+	// That nobody has cleared the chip.
+	root, err := tpm2.ReadPublic{ObjectHandle: c.root.handle}.Execute(c)
+	if err != nil {
+		return err
+	}
+	if name := nameOf(root.OutPublic.Bytes()); !bytes.Equal(name.Buffer, c.root.name.Buffer) {
+		c.drop()
+		return failure(providers.Corrupt, "checking a TPM", errOtherRoot)
 	}
 	p, err := c.properties(tpm2.TPMPTPermanent, 1)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/mslkeep/mslkeep/providers"
@@ -39,6 +40,15 @@ type job struct {
 	order   uint64
 	run     func(*chip) error
 	done    chan error // room for one
+}
+
+// abandoned ends a job that nobody waits for any more.
+func (j *job) abandoned() bool {
+	err := j.ctx.Err()
+	if err != nil {
+		j.done <- err
+	}
+	return err != nil
 }
 
 // A queue holds jobs.
@@ -77,7 +87,11 @@ func (q *queue) put(j *job) error {
 	case q.closed:
 		return errClosed
 	case len(q.jobs) >= maxWaiting:
-		return errBusy
+		q.jobs = slices.DeleteFunc(q.jobs, (*job).abandoned)
+		heap.Init(&q.jobs)
+		if len(q.jobs) >= maxWaiting {
+			return errBusy
+		}
 	}
 	q.count++
 	j.order = q.count
@@ -122,13 +136,6 @@ func (q *queue) close() {
 	close(q.more)
 }
 
-// waiting returns how many jobs wait.
-func (q *queue) waiting() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.jobs)
-}
-
 // do runs f when its turn comes. When ctx ends first it returns, and what f still does is for nothing: so f
 // must have its own copies of what it reads.
 func do[T any](ctx context.Context, p *Provider, op string, u urgency, f func(*chip) (T, error)) (T, error) {
@@ -160,11 +167,9 @@ func do[T any](ctx context.Context, p *Provider, op string, u urgency, f func(*c
 func (p *Provider) work() {
 	c := p.chip
 	for j := p.queue.take(); j != nil; j = p.queue.take() {
-		if err := j.ctx.Err(); err != nil {
-			j.done <- err // nobody waits for it any more
-			continue
+		if !j.abandoned() {
+			j.done <- attempt(c, j)
 		}
-		j.done <- attempt(c, j)
 	}
 	c.close()
 }
@@ -183,6 +188,7 @@ func attempt(c *chip, j *job) error {
 	}
 	if isFull(err) && j.ctx.Err() == nil {
 		c.unload(0)
+		c.endPolicy()
 		if err = c.protect(j); isFull(err) {
 			err = c.crowded(err)
 		}

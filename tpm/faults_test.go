@@ -1,0 +1,448 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package tpm
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/mslkeep/mslkeep/internal/secret"
+	"github.com/mslkeep/mslkeep/providers"
+)
+
+// code fails the test unless err has the code.
+func code(t *testing.T, what string, err error, want providers.Code) {
+	t.Helper()
+	if _, ok := errors.AsType[*providers.Error](err); !ok || !errors.Is(err, want) {
+		t.Errorf("%s: %v; want code %q", what, err, want)
+	}
+}
+
+// raw runs f with the chip, as somebody else might.
+func raw(t *testing.T, p *Provider, f func(*chip) error) {
+	t.Helper()
+	if _, err := do(t.Context(), p, "test", useKeys, func(c *chip) (none struct{}, err error) { return none, f(c) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// commands returns how many commands were sent since the last call.
+func commands(p *Provider, last *map[tpm2.TPMCC]uint64) map[tpm2.TPMCC]uint64 {
+	now := p.Commands()
+	out := make(map[tpm2.TPMCC]uint64)
+	for cc, n := range now {
+		if n > (*last)[cc] {
+			out[cc] = n - (*last)[cc]
+		}
+	}
+	*last = now
+	return out
+}
+
+// TestWrongAuth: a wrong authorisation value is tried once, and none when one more would lock the chip.
+func TestWrongAuth(t *testing.T) {
+	ctx, s := t.Context(), newTPM(t)
+	config := withAuth(t, s.config(t))
+	p := open(t, config)
+	key := generate[providers.MACer](t, p, "mac", providers.HMACSHA256)
+	path := config.AuthSource[len("file:"):]
+	if _, err := key.MAC(ctx, nil); err != nil { // which the chip wants again, the first time after a reset
+		t.Fatal(err)
+	}
+	for i, wrong := range []string{"wrong", "wrong too", "and wrong", "again wrong"} {
+		write(t, path, wrong)
+		var last map[tpm2.TPMCC]uint64
+		commands(p, &last)
+		for try := range 3 {
+			_, err := key.MAC(ctx, nil)
+			code(t, wrong, err, providers.Locked)
+			want := uint64(0)
+			if try == 0 && i < 2 { // swtpm is locked after three
+				want = 1
+			}
+			if got := commands(p, &last)[tpm2.TPMCCHMAC]; got != want {
+				t.Errorf("value %d, use %d: %d commands tried it", i, try, got)
+			}
+		}
+		if i != 1 {
+			continue
+		}
+		p.Close() // and another process with the same file does not either
+		p = open(t, config)
+		key = opened[providers.MACer](t, p, "mac")
+		_, err := key.MAC(ctx, nil)
+		code(t, "in another process", err, providers.Locked)
+		if got := p.Commands()[tpm2.TPMCCHMAC]; got != 0 {
+			t.Error("another process has tried it again")
+		}
+	}
+	raw(t, p, func(c *chip) error {
+		values, err := c.properties(tpm2.TPMPTLockoutCounter, 1)
+		if values[tpm2.TPMPTLockoutCounter] != 2 {
+			t.Errorf("the chip counts %d failures", values[tpm2.TPMPTLockoutCounter])
+		}
+		return err
+	})
+}
+
+// TestRightAgain: when the right value is back in the file, it works.
+func TestRightAgain(t *testing.T) {
+	config := withAuth(t, newTPM(t).config(t))
+	p := open(t, config)
+	key := generate[providers.MACer](t, p, "mac", providers.HMACSHA256)
+	path := config.AuthSource[len("file:"):]
+	write(t, path, "wrong")
+	_, err := key.MAC(t.Context(), nil)
+	code(t, "wrong", err, providers.Locked)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	_, err = key.MAC(t.Context(), nil)
+	code(t, "no file", err, providers.Locked)
+	write(t, path, testAuth)
+	if _, err := key.MAC(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLockout: keys with protection from guessing fail while others have locked the chip, and those without do not.
+func TestLockout(t *testing.T) {
+	ctx, s := t.Context(), newTPM(t)
+	config := withAuth(t, s.config(t))
+	p := open(t, config)
+	key := generate[providers.MACer](t, p, "mac", providers.HMACSHA256)
+	if _, err := key.MAC(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		raw(t, p, func(c *chip) error {
+			k := key.(*macKey).stored
+			h, err := c.load(k)
+			if err != nil {
+				return err
+			}
+			wrong := secret.Take([]byte("guess"))
+			_, err = tpm2.Hmac{Handle: tpm2.AuthHandle{Handle: h, Name: k.name, Auth: c.plain.with(wrong, encryptNone)}, HashAlg: tpm2.TPMAlgSHA256}.Execute(c)
+			if !isAuth(err) {
+				t.Errorf("a wrong value: %v", err)
+			}
+			return nil
+		})
+	}
+	_, err := key.MAC(ctx, nil)
+	code(t, "use while locked", err, providers.Transient)
+	code(t, "health while locked", p.Health(ctx), providers.Transient)
+	p.Close()
+
+	config.AuthIsRandom = true
+	p = open(t, config)
+	if _, err := generate[providers.MACer](t, p, "free", providers.HMACSHA256).MAC(ctx, nil); err != nil {
+		t.Errorf("a key without protection from guessing: %v", err)
+	}
+	p.Close()
+	config.AuthSource, config.AuthIsRandom = "", false
+	p = open(t, config)
+	if _, err := generate[providers.MACer](t, p, "open", providers.HMACSHA256).MAC(ctx, nil); err != nil {
+		t.Errorf("a key with nothing to guess: %v", err)
+	}
+}
+
+// session is what a device does at the start of a session.
+func useAll(ctx context.Context, p *Provider) error {
+	ops := []providers.Operation{
+		{Key: "sign", Op: providers.OpSign, Mechanism: providers.ECDSAP256, Input: []byte("message")},
+		{Key: "mac", Op: providers.OpMAC, Input: make([]byte, 2000)},
+		{Key: "storage", Op: providers.OpEncrypt, Mechanism: providers.AESGCM, IV: make([]byte, 12), Input: []byte("plain")},
+		{Key: "cipher", Op: providers.OpEncrypt, Mechanism: providers.AESCBC, IV: make([]byte, 16), Input: []byte("plain")},
+	}
+	for _, r := range providers.Do(ctx, p, ops, false) {
+		if r.Err != nil {
+			return r.Err
+		}
+	}
+	return nil
+}
+
+func makeAll(t *testing.T, p *Provider) {
+	t.Helper()
+	for name, kt := range map[string]providers.KeyType{"sign": providers.ECP256, "mac": providers.HMACSHA256, "storage": providers.AES256, "cipher": providers.AES128} {
+		if _, err := p.Generate(t.Context(), name, kt); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestPowerCut cuts the power before each command in turn, and after it.
+func TestPowerCut(t *testing.T) {
+	s := newTPM(t)
+	bus := newBus(t, s)
+	config := bus.config(t)
+	setup := open(t, config)
+	makeAll(t, setup)
+	setup.Close()
+	for _, after := range []bool{false, true} {
+		for n := 0; ; n++ {
+			count, cut := 0, false
+			cutHere := func() bool {
+				if count++; count != n+1 {
+					return false
+				}
+				cut = true
+				s.kill()
+				s.start(t)
+				return true
+			}
+			bus.set(func(tpm2.TPMCC, []byte) ([]byte, bool) { return nil, after || !cutHere() })
+			bus.setAnswer(func(_ tpm2.TPMCC, b []byte) []byte {
+				if after && cutHere() {
+					return nil // the chip has done it, but its answer is lost
+				}
+				return b
+			})
+			p, err := Open(t.Context(), config)
+			if err != nil {
+				t.Fatalf("after a power cut at command %d: %v", n, err)
+			}
+			if err := useAll(t.Context(), p); err != nil {
+				t.Errorf("after a power cut at command %d: %v", n, err)
+			}
+			raw(t, p, func(c *chip) error { return noneLeft(t, c) })
+			p.Close()
+			if !cut {
+				if n < 20 {
+					t.Errorf("only %d commands", n)
+				}
+				break
+			}
+		}
+	}
+}
+
+// noneLeft fails the test if there is something in the chip that is not ours.
+func noneLeft(t *testing.T, c *chip) error {
+	t.Helper()
+	objects, sessions, err := c.others()
+	if objects+sessions > 0 {
+		t.Errorf("%d objects and %d sessions are left in the chip", objects, sessions)
+	}
+	return err
+}
+
+// TestGone: while the chip is away, operations fail at once, and work when it is back.
+func TestGone(t *testing.T) {
+	s := newTPM(t)
+	p := open(t, s.config(t))
+	makeAll(t, p)
+	for range 3 {
+		s.kill()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		for range 3 {
+			code(t, "without a chip", useAll(ctx, p), providers.Transient)
+		}
+		code(t, "health without a chip", p.Health(ctx), providers.Transient)
+		if ctx.Err() != nil {
+			t.Error("it took too long")
+		}
+		cancel()
+		s.start(t)
+		if err := useAll(t.Context(), p); err != nil {
+			t.Errorf("after a reset: %v", err)
+		}
+		if err := p.Health(t.Context()); err != nil {
+			t.Errorf("health after a reset: %v", err)
+		}
+	}
+}
+
+// TestBusy: codes that ask for it are followed by the same command, and no others.
+func TestBusy(t *testing.T) {
+	bus := newBus(t, newTPM(t))
+	p := open(t, bus.config(t))
+	key := generate[providers.Signer](t, p, "sign", providers.ECP256)
+	for _, rc := range []tpm2.TPMRC{tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting, tpm2.TPMRCNVRate} {
+		left := 3
+		bus.set(func(cc tpm2.TPMCC, _ []byte) ([]byte, bool) {
+			if left--; left >= 0 {
+				return refusal(rc), true
+			}
+			return nil, true
+		})
+		if _, err := key.Sign(t.Context(), providers.ECDSAP256, nil); err != nil {
+			t.Errorf("%v: %v", rc, err)
+		}
+	}
+	for _, rc := range []tpm2.TPMRC{tpm2.TPMRCNVUnavailable, tpm2.TPMRCLockout} {
+		n := 0
+		bus.set(func(cc tpm2.TPMCC, _ []byte) ([]byte, bool) { n++; return refusal(rc), true })
+		_, err := key.Sign(t.Context(), providers.ECDSAP256, nil)
+		code(t, rc.Error(), err, providers.Transient)
+		if n != 1 {
+			t.Errorf("%v: sent %d times", rc, n)
+		}
+	}
+	n := 0
+	bus.set(func(cc tpm2.TPMCC, _ []byte) ([]byte, bool) { n++; return refusal(tpm2.TPMRCRetry), true })
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := key.Sign(ctx, providers.ECDSAP256, nil)
+	code(t, "a context that ends while the chip is busy", err, providers.Transient)
+	_, err = key.Sign(t.Context(), providers.ECDSAP256, nil)
+	code(t, "busy for ever", err, providers.Transient)
+	if !errors.Is(err, tpm2.TPMRCRetry) {
+		t.Errorf("busy for ever: %v", err)
+	}
+	bus.set(nil)
+	if _, err := key.Sign(t.Context(), providers.ECDSAP256, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLeftByOthers: what others have left in the chip is told and not touched.
+func TestLeftByOthers(t *testing.T) {
+	config := newTPM(t).config(t)
+	config.PersistRoot = true
+	p := open(t, config)
+	key := generate[providers.Signer](t, p, "sign", providers.ECP256)
+	var foreign []tpm2.TPMHandle
+	raw(t, p, func(c *chip) error {
+		c.unload(0)
+		for range 2 {
+			r, err := c.primary(&tpm2.ECCSRKTemplate)
+			if err != nil {
+				return err
+			}
+			foreign = append(foreign, r.handle)
+		}
+		return nil
+	})
+	_, err := key.Sign(t.Context(), providers.ECDSAP256, nil)
+	code(t, "a full chip", err, providers.Transient)
+	raw(t, p, func(c *chip) error {
+		if objects, _, err := c.others(); objects != 2 || err != nil {
+			t.Errorf("%d objects of others, %v", objects, err)
+		}
+		c.flush(foreign[0])
+		return nil
+	})
+	if _, err := key.Sign(t.Context(), providers.ECDSAP256, nil); err != nil {
+		t.Errorf("with room: %v", err)
+	}
+}
+
+// TestFlushedByOthers: what others have flushed is loaded and begun again.
+func TestFlushedByOthers(t *testing.T) {
+	for _, persist := range []bool{false, true} {
+		config := newTPM(t).config(t)
+		config.PersistRoot = persist
+		p := open(t, config)
+		makeAll(t, p)
+		if err := useAll(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		raw(t, p, func(c *chip) error {
+			for _, kind := range []tpm2.TPMHT{tpm2.TPMHTTransient, tpm2.TPMHTLoadedSession} {
+				list, err := c.handles(kind)
+				if err != nil {
+					return err
+				}
+				for _, h := range list {
+					c.flush(h)
+				}
+			}
+			return nil
+		})
+		if err := useAll(t.Context(), p); err != nil {
+			t.Errorf("persistent %v: %v", persist, err)
+		}
+		raw(t, p, func(c *chip) error { return noneLeft(t, c) })
+	}
+}
+
+// TestCleared: when the owner's hierarchy is cleared, the keys are lost, which is said, and none is made under another
+// storage root key.
+func TestCleared(t *testing.T) {
+	for _, persist := range []bool{false, true} {
+		config := newTPM(t).config(t)
+		config.PersistRoot = persist
+		p := open(t, config)
+		makeAll(t, p)
+		raw(t, p, func(c *chip) error {
+			_, err := tpm2.Clear{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)}}.Execute(c)
+			return err
+		})
+		code(t, "use after a clear", useAll(t.Context(), p), providers.Corrupt)
+		code(t, "health after a clear", p.Health(t.Context()), providers.Corrupt)
+		_, err := p.Generate(t.Context(), "new", providers.ECP256)
+		code(t, "a new key after a clear", err, providers.Corrupt)
+		p.Close()
+		_, err = Open(t.Context(), config)
+		code(t, "opening after a clear", err, providers.Corrupt)
+	}
+}
+
+// TestAnotherChip: the folder of one chip is of no use with another.
+func TestAnotherChip(t *testing.T) {
+	config := newTPM(t).config(t)
+	p := open(t, config)
+	makeAll(t, p)
+	name := p.RootName()
+	p.Close()
+	config.Device = "swtpm:unix:" + newTPM(t).socket
+	_, err := Open(t.Context(), config)
+	code(t, "another chip", err, providers.Corrupt)
+	if err := os.Remove(filepath.Join(config.Folder, rootFile)); err != nil {
+		t.Fatal(err)
+	}
+	p = open(t, config)
+	code(t, "a key of another chip", useAll(t.Context(), p), providers.Corrupt)
+	if bytes.Equal(name, p.RootName()) {
+		t.Error("two chips have the same storage root key")
+	}
+}
+
+// TestTamperedResponses changes each response in turn. Nothing of it is believed.
+func TestTamperedResponses(t *testing.T) {
+	bus := newBus(t, newTPM(t))
+	config := bus.config(t)
+	p := open(t, config)
+	key := generate[providers.MACer](t, p, "mac", providers.HMACSHA256)
+	want, err := key.MAC(t.Context(), []byte("message"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+	for _, how := range []func(b []byte, n int) []byte{
+		func(b []byte, n int) []byte { b[n%len(b)] ^= 0x40; return b },
+		func(b []byte, n int) []byte { sum := sha256.Sum256(b); return sum[:] },
+		func(b []byte, n int) []byte { return append(b[:headerSize-4:headerSize-4], 0, 0, 0, 0) },
+	} {
+		for n := range 24 {
+			count := 0
+			bus.setAnswer(func(_ tpm2.TPMCC, b []byte) []byte {
+				if count++; count%12 != n%12 {
+					return b
+				}
+				return how(b, 10+n)
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			if p, err := Open(ctx, config); err == nil {
+				if k, err := p.Open(ctx, "mac", 0); err == nil {
+					if got, err := k.(providers.MACer).MAC(ctx, []byte("message")); err == nil && !bytes.Equal(got, want) {
+						t.Error("a changed response was believed")
+					}
+				}
+				p.Close()
+			}
+			cancel()
+		}
+	}
+}
