@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,6 +42,8 @@ func TestOpencryptoki(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give opencryptoki other folders than those of the system")
 	}
+	runtime.LockOSThread() // with which the other process would be killed
+	defer runtime.UnlockOSThread()
 	again := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestOpencryptoki$", "-test.v", "-test.timeout=2m")
 	again.Env = append(os.Environ(), inNamespace+"=1")
 	again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
