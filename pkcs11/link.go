@@ -6,6 +6,7 @@ package pkcs11
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -32,6 +33,8 @@ type link struct {
 	mechanisms map[uint]uint     // flags (CKF_…)
 	witness    atomic.Uint64     // handle of the first key that was found, which tells whether the token is still there
 }
+
+func (l *link) isSoftHSM() bool { return strings.HasPrefix(l.info.ManufacturerID, "SoftHSM") }
 
 // can reports whether the token says that it has a mechanism for a use.
 func (l *link) can(mechanism, flag uint) bool { return l.mechanisms[mechanism]&flag == flag }
@@ -85,6 +88,7 @@ func (p *Provider) connect(old *link, whole bool) (*link, error) {
 	if l.info, err = p.tokenInfo(l.slot); err != nil {
 		return nil, away("reading what the token is", err)
 	}
+	m.softHSM = l.isSoftHSM()
 	if !p.token.matches(&l.info) {
 		return nil, failure(providers.Transient, "finding the token", errors.New("there is another one in its slot"))
 	}
@@ -157,7 +161,7 @@ func (p *Provider) login(l *link) error {
 	}
 	source, err := openPIN(p.token.pinSource)
 	if err != nil {
-		return failure(providers.Locked, op, err)
+		return failure(providers.Locked, op, providers.Because(providers.CauseSecretSource, err))
 	}
 	defer source.Close()
 	if err := lockPIN(source); err != nil {
@@ -167,11 +171,11 @@ func (p *Provider) login(l *link) error {
 		return away(op, err)
 	}
 	if err := p.mayTry(l.info.Flags); err != nil {
-		return failure(providers.Locked, op, err) // it may be tried when somebody has seen to the token
+		return failure(providers.Locked, op, providers.Because(providers.CauseSecretUntried, err)) // it may be tried when somebody has seen to the token
 	}
 	pin, err := readPIN(source)
 	if err != nil {
-		return failure(providers.Locked, op, err)
+		return failure(providers.Locked, op, providers.Because(providers.CauseSecretSource, err))
 	}
 	defer pin.Wipe()
 	b := secret.Reveal(pin)

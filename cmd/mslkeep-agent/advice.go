@@ -76,5 +76,5 @@ func roleAdvice(err error, cfg *config) advice {
 	case is(providers.Transient, wire.Transient), is(providers.Device, wire.Device), errors.Is(err, providers.Locked):
 		return advice{"key-use", "the device failed: see its own log, and mslkeep provider check"}
 	}
-	return advice{"agent-config", ""}
+	return advice{"agent-config", configHint}
 }

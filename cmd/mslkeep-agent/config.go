@@ -100,7 +100,7 @@ func parseConfig(text string) (*config, error) {
 		return nil, err
 	}
 	if unknown := md.Undecoded(); len(unknown) > 0 {
-		return nil, fmt.Errorf("there is no field %s; mslkeep-agent example prints them all", unknown[0])
+		return nil, fmt.Errorf("there is no field %s", unknown[0])
 	}
 	l := c.Limits
 	switch {

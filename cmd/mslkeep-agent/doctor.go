@@ -22,6 +22,8 @@ import (
 // doctorTime bounds all that doctor does.
 const doctorTime = 5 * time.Minute
 
+const configHint = "mslkeep-agent example explains every field"
+
 // doctor looks for what would keep the agent from starting, make it fail later, or weaken it. It changes nothing.
 func doctor(ctx context.Context, o *options, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, doctorTime)
@@ -33,7 +35,7 @@ func doctor(ctx context.Context, o *options, out io.Writer) error {
 	cfg, err := loadConfig(o.config)
 	hardening := plugin.Harden(err == nil && cfg.KeyLog != "") // before any secret is read
 	if err != nil {
-		f.problem(advice{"agent-config", "mslkeep-agent example explains every field"}, "%v", err)
+		f.problem(advice{"agent-config", configHint}, "%v", err)
 		return f.end(out)
 	}
 	f.config(cfg)

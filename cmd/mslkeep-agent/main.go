@@ -154,7 +154,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	cfg, err := loadConfig(o.config)
 	if err != nil {
-		return &exitError{exitConfig, err, ""}
+		return &exitError{exitConfig, err, configHint}
 	}
 	cfg.manage = o.manage
 	findings := plugin.Harden(cfg.KeyLog != "") // before any secret is read

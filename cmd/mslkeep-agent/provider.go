@@ -125,7 +125,7 @@ func providerCommand(ctx context.Context, o *options, out io.Writer) error {
 	}
 	cfg, err := loadConfig(o.config)
 	if err != nil {
-		return &exitError{exitConfig, err, ""}
+		return &exitError{exitConfig, err, configHint}
 	}
 	plugin.Harden(false)
 	failed := 0

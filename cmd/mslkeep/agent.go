@@ -22,7 +22,7 @@ var agentEnv = []string{"PATH", "CREDENTIALS_DIRECTORY", "TERM", "GOMAXPROCS"}
 // the error tells what the agent said.
 func startAgent(ctx context.Context, binary, sum string, args []string, log io.Writer) (*agent.Client, error) {
 	if _, err := os.Stat(binary); err != nil {
-		return nil, &exitError{exitAgent, fmt.Errorf("there is no key agent: %w", err), "name its binary in [agent]"}
+		return nil, &exitError{exitAgent, fmt.Errorf("there is no key agent: %w", err), agentBinaryHint}
 	}
 	held := &heldLog{to: log}
 	k, err := agent.Start(ctx, agent.Config{Path: binary, SHA256: sum, Args: args, Log: held, Terminal: isTerminal(os.Stdin),
@@ -63,7 +63,10 @@ func (l *heldLog) release() {
 	l.kept, l.released = nil, true
 }
 
-const agentHashHint = "if you changed it on purpose, set sha256 in [agent] to the new hash, or build both with make build"
+const (
+	agentHashHint   = "if you changed it on purpose, set sha256 in [agent] to the new hash, or build both with make build"
+	agentBinaryHint = "name its binary in [agent]; only root or this user may be able to change it"
+)
 
 func dialAgent(ctx context.Context, address string) (*agent.Client, error) {
 	k, err := agent.Dial(ctx, address)

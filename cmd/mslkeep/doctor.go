@@ -269,7 +269,7 @@ func (f *findings) agent(ctx context.Context, cfg *config, file string, needs []
 		f.problem("agent-hash", &exitError{exitAgent, err, agentHashHint})
 		return
 	case err != nil:
-		f.problem("agent-binary", &exitError{exitAgent, err, "name its binary in [agent]; only root or this user may change it"})
+		f.problem("agent-binary", &exitError{exitAgent, err, agentBinaryHint})
 		return
 	}
 	var list []finding
