@@ -44,7 +44,7 @@ func newTPM(t testing.TB) *swtpm {
 func (s *swtpm) start(t testing.TB) {
 	t.Helper()
 	os.Remove(s.socket)
-	s.process = exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+s.dir, "--ctrl", "type=unixio,path="+filepath.Join(s.dir, "ctrl"),
+	s.process = exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+s.dir, "--ctrl", "type=unixio,path="+s.socket+".ctrl",
 		"--server", "type=unixio,path="+s.socket, "--flags", "not-need-init,startup-clear")
 	if err := s.process.Start(); err != nil {
 		t.Fatal(err)

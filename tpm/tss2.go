@@ -133,11 +133,12 @@ func parseKeyFile(text []byte) (*keyFile, error) {
 // readOptions reads the optional members that are tagged.
 func (k *keyFile) readOptions(in *cryptobyte.String) error {
 	var value cryptobyte.String
-	var present, empty bool
-	if !in.ReadOptionalASN1(&value, &present, tagged(0)) || present && (!value.ReadASN1Boolean(&empty) || !value.Empty()) {
+	var flag cryptobyte.String
+	var present bool
+	if !in.ReadOptionalASN1(&value, &present, tagged(0)) || present && (!value.ReadASN1(&flag, asn1.BOOLEAN) || len(flag) != 1 || !value.Empty()) {
 		return errKeyFile
 	}
-	k.hasAuth = !empty // which the draft says is the default
+	k.hasAuth = !present || flag[0] == 0 // DER knows true as 255; openssl's provider and tpm2-tools write 1
 	if !in.ReadOptionalASN1(&value, &present, tagged(1)) {
 		return errKeyFile
 	}
