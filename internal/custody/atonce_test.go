@@ -81,15 +81,23 @@ func TestTokensAtOnce(t *testing.T) {
 	}
 }
 
-// TestCallsFailWithBatches: a batch that fails is no token that is bad.
-func TestCallsFailWithBatches(t *testing.T) {
+// TestCallsWithBatches: all else works through a provider that takes batches, and a forger costs it one MAC.
+func TestCallsWithBatches(t *testing.T) {
 	p, _ := fixtureBatches(t)
 	a := newAgent(t, func(c *Config) { c.Provider = p })
 	if err := everyOperation(newPeer(t, a)); err != nil {
 		t.Error(err)
 	}
-	p.fail.Store(int64(providers.VerificationFailed)) // a provider that cannot batch after all: the slower way is taken
-	if err := everyOperation(newPeer(t, a)); err != nil {
-		t.Error(err)
+	issued, _ := exchanged(t, newPeer(t, a))
+	forged := wire.Token{Data: issued.Token.Data, Signature: slices.Clone(issued.Token.Signature)}
+	forged.Signature[5] ^= 1
+	newest := a.usesOf("tokens"+macSuffix, 1)
+	p.operations.Store(0)
+	before := newest.Load()
+	if r := ask[*wire.OpenMasterTokenReply](t, newPeer(t, a), &wire.OpenMasterTokenRequest{Token: forged}); r.Verified {
+		t.Error("a forged token was taken")
+	}
+	if n := newest.Load() - before; n != 1 || p.operations.Load() != 0 {
+		t.Errorf("a forged token cost %d MACs, and %d operations beside", n, p.operations.Load())
 	}
 }

@@ -66,3 +66,47 @@ func TestRollback(t *testing.T) {
 		t.Errorf("a session that was not counted: %v", err)
 	}
 }
+
+// TestServiceTokensOnce: a service token that travels with every message is opened once, with the keys that it is for and
+// no others; one that does not verify stays unverified.
+func TestServiceTokensOnce(t *testing.T) {
+	keys := fixtureProvider(t)
+	for _, m := range keySetMembers {
+		for _, name := range []string{"service/default", "service/other"} {
+			if _, err := keys.Generate(t.Context(), name+m.suffix, m.keyType); err != nil && !errors.Is(err, providers.Exists) {
+				t.Fatal(err)
+			}
+		}
+	}
+	a := newAgent(t, func(c *Config) { c.Provider = keys })
+	p := newPeer(t, a)
+	for _, size := range []int{0, 1, 100, maxCachedData + 1} {
+		data := make([]byte, size)
+		sealed := ask[*wire.SealServiceTokenReply](t, p, &wire.SealServiceTokenRequest{Name: "n", MasterTokenSerialNumber: -1, UserIDTokenSerialNumber: -1, Encrypt: true, Data: data})
+		uses := a.usesOf("service/default"+macSuffix, 1)
+		before := uses.Load()
+		for range 5 {
+			opened := ask[*wire.OpenServiceTokenReply](t, p, &wire.OpenServiceTokenRequest{Token: sealed.Token})
+			if !opened.Verified || len(opened.Data) != size {
+				t.Fatalf("%d bytes are %d", size, len(opened.Data))
+			}
+			clear(opened.Data)
+		}
+		want := uint64(1)
+		if size > maxCachedData {
+			want = 5
+		}
+		if n := uses.Load() - before; n != want {
+			t.Errorf("a token of %d bytes was verified %d times", size, n)
+		}
+		if opened := ask[*wire.OpenServiceTokenReply](t, p, &wire.OpenServiceTokenRequest{Token: sealed.Token, Keys: "other"}); opened.Verified {
+			t.Error("a token opens with other keys")
+		}
+		sealed.Token.Signature[3] ^= 1
+		for range 2 {
+			if opened := ask[*wire.OpenServiceTokenReply](t, p, &wire.OpenServiceTokenRequest{Token: sealed.Token}); opened.Verified {
+				t.Error("a forged token opens")
+			}
+		}
+	}
+}

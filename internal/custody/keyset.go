@@ -50,17 +50,20 @@ func (k *keySet) seal(ctx context.Context, plain []byte) (wire.Part, error) {
 }
 
 func (k *keySet) open(ctx context.Context, part wire.Part) ([]byte, error) {
-	s, err := k.verify(ctx, part.Data, rawSignature(part.Signature))
+	s, err := k.verify(ctx, nil, part.Data, rawSignature(part.Signature))
 	if err != nil {
 		return nil, err
 	}
 	return s.decrypt(ctx, part.Data)
 }
 
-// verify returns the version under which the signature is good.
-func (k *keySet) verify(ctx context.Context, data, signature []byte) (*suite, error) {
-	var err error
+// verify returns the version under which the signature is good. One that was tried already is left out.
+func (k *keySet) verify(ctx context.Context, tried *suite, data, signature []byte) (*suite, error) {
+	var err error = unverified(noNumber, "verifying a signature")
 	for _, s := range k.versions {
+		if s == tried {
+			continue
+		}
 		if err = s.verify(ctx, data, signature); err == nil {
 			return s, nil
 		}
@@ -157,13 +160,13 @@ func (a *Agent) roleKeys(ctx context.Context, name string) (*keySet, error) {
 	return a.freshKeys(ctx, name, keySetLife)
 }
 
-// verifyRole returns the version of a role's keys under which the signature is good.
-func (a *Agent) verifyRole(ctx context.Context, name string, data, signature []byte) (*suite, error) {
+// verifyRole returns the version of a role's keys under which the signature is good. One that was tried already is left out.
+func (a *Agent) verifyRole(ctx context.Context, name string, tried *suite, data, signature []byte) (*suite, error) {
 	set, err := a.roleKeys(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	s, err := set.verify(ctx, data, signature)
+	s, err := set.verify(ctx, tried, data, signature)
 	if err == nil || codeOf(err) != wire.VerificationFailed {
 		return s, err
 	}
@@ -171,7 +174,7 @@ func (a *Agent) verifyRole(ctx context.Context, name string, data, signature []b
 	if ferr != nil || fresh.latest == set.latest {
 		return nil, err
 	}
-	return fresh.verify(ctx, data, signature)
+	return fresh.verify(ctx, nil, data, signature)
 }
 
 // unwrapRole unwraps with whichever version of a role's keys has wrapped. The caller wipes the result.

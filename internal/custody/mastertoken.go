@@ -212,12 +212,12 @@ func (a *Agent) issueMasterToken(ctx context.Context, s *session, renewalWindow,
 }
 
 // verifyToken returns the version of the token keys with which a token was issued. ok false without an
-// error means with none of them, or that this agent is no issuer.
-func (a *Agent) verifyToken(ctx context.Context, t wire.Token) (keys *suite, ok bool, err error) {
+// error means with none of them, or that this agent is no issuer. A version that was tried already is left out.
+func (a *Agent) verifyToken(ctx context.Context, tried *suite, t wire.Token) (keys *suite, ok bool, err error) {
 	if a.cfg.TokenKeys == "" || len(t.Data) == 0 || len(t.Data)+len(t.Signature) > maxToken {
 		return nil, false, nil
 	}
-	keys, err = a.verifyRole(ctx, a.cfg.TokenKeys, t.Data, t.Signature)
+	keys, err = a.verifyRole(ctx, a.cfg.TokenKeys, tried, t.Data, t.Signature)
 	if err != nil && codeOf(err) == wire.VerificationFailed {
 		return nil, false, nil
 	}

@@ -6,6 +6,7 @@ package custody
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"strings"
 	"unicode/utf8"
 
@@ -231,8 +232,26 @@ func (p *Peer) issueUserIDToken(ctx context.Context, r *wire.IssueUserIDTokenReq
 }
 
 func (p *Peer) openServiceToken(ctx context.Context, r *wire.OpenServiceTokenRequest) (*wire.OpenServiceTokenReply, error) {
+	key := serviceTokenHash(r)
+	data, ok := p.services.find(key)
+	if ok {
+		return &wire.OpenServiceTokenReply{Verified: true, Data: bytes.Clone(data)}, nil
+	}
 	data, ok, err := p.agent.openServiceToken(ctx, r.Keys, r.Token)
+	if err == nil && ok && len(data) <= maxCachedData {
+		p.services.add(key, bytes.Clone(data))
+	}
 	return &wire.OpenServiceTokenReply{Verified: ok, Data: data}, err
+}
+
+// serviceTokenHash identifies the exact bytes of a service token, and the keys that open it.
+func serviceTokenHash(r *wire.OpenServiceTokenRequest) (sum [sha256.Size]byte) {
+	token := tokenHash(r.Token)
+	h := sha256.New()
+	h.Write(token[:])
+	h.Write([]byte(r.Keys))
+	h.Sum(sum[:0])
+	return sum
 }
 
 func (p *Peer) sealServiceToken(ctx context.Context, r *wire.SealServiceTokenRequest) (*wire.SealServiceTokenReply, error) {

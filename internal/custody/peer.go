@@ -21,8 +21,9 @@ type Peer struct {
 	entities *table[*entity]
 	pending  *table[pendingExchange]
 	imports  *table[*recordImport]
-	users    *cache[user]  // opened user ID tokens
-	quick    *mslenc.Arena // what quick requests give; of the goroutine that handles them
+	users    *cache[user]   // opened user ID tokens
+	services *cache[[]byte] // data of opened service tokens, if it is not large
+	quick    *mslenc.Arena  // what quick requests give; of the goroutine that handles them
 
 	mu      sync.Mutex
 	opening map[[32]byte]chan struct{} // master tokens that a provider is opening; closed when done
@@ -41,6 +42,7 @@ func (a *Agent) NewPeer() *Peer {
 		entities: newTable[*entity](unused, a.limits.Entities, a.now, &a.entities),
 		pending:  newTable[pendingExchange](unused, a.limits.Pending, a.now, &a.pendings),
 		imports:  newTable[*recordImport](unused, maxImports, a.now, new(atomic.Int64)),
+		services: newCache[[]byte](maxCachedTokens, a.limits.Age, a.now),
 		users:    newCache[user](a.limits.Sessions, a.limits.Age, a.now),
 		opening:  make(map[[32]byte]chan struct{}),
 		quick:    mslenc.NewArena(4 * quickBytes),
@@ -80,7 +82,14 @@ func (p *Peer) Close() {
 	p.pending.close()
 	p.imports.close()
 	p.users.clear()
+	p.services.clear()
 }
+
+// Service tokens travel with every message. So that an HSM is not asked each time, what small ones say is remembered.
+const (
+	maxCachedTokens = 4096
+	maxCachedData   = 8 << 10 // bytes
+)
 
 // quickBytes is up to how many bytes sealing or opening is too quick to be worth a goroutine.
 const quickBytes = 16 << 10

@@ -95,7 +95,7 @@ func (a *Agent) openServiceToken(ctx context.Context, keys string, t wire.Token)
 	if err != nil {
 		return nil, false, err
 	}
-	s, err := a.verifyRole(ctx, name, t.Data, t.Signature)
+	s, err := a.verifyRole(ctx, name, nil, t.Data, t.Signature)
 	if err != nil {
 		if codeOf(err) == wire.VerificationFailed {
 			err = nil
