@@ -47,7 +47,7 @@ type public struct {
 	key        crypto.PublicKey // *rsa.PublicKey or *ecdsa.PublicKey, which is on its curve
 }
 
-var errPublic = errors.New("not the public area of an RSA or elliptic-curve key")
+var errPublic = errors.New("not the public area of an RSA or elliptic-curve key for this use")
 
 // parsePublic parses a TPM2B_PUBLIC. It is strict, and does without the reflection of package tpm2, since it is what
 // anybody can reach.
@@ -82,26 +82,22 @@ func readAlgorithm(s *cryptobyte.String, to *tpm2.TPMAlgID) bool {
 	return s.ReadUint16((*uint16)(to))
 }
 
-// readSymmetric reads a TPMT_SYM_DEF_OBJECT.
+// readSymmetric reads a TPMT_SYM_DEF_OBJECT: none, or AES.
 func (p *public) readSymmetric(s *cryptobyte.String) bool {
 	if !readAlgorithm(s, &p.symmetric.algorithm) {
 		return false
 	}
-	return p.symmetric.algorithm == tpm2.TPMAlgNull || s.ReadUint16(&p.symBits) && readAlgorithm(s, &p.symmetric.mode)
+	return p.symmetric.algorithm == tpm2.TPMAlgNull ||
+		p.symmetric.algorithm == tpm2.TPMAlgAES && s.ReadUint16(&p.symBits) && readAlgorithm(s, &p.symmetric.mode)
 }
 
-// readScheme reads the scheme of a key, of which all that have any parameter have a hash (but ECDAA, which we do not want).
+// readScheme reads the scheme of a key: none, or one that is for signing as MSL does.
 func (p *public) readScheme(s *cryptobyte.String) bool {
 	if !readAlgorithm(s, &p.scheme.algorithm) {
 		return false
 	}
-	switch p.scheme.algorithm {
-	case tpm2.TPMAlgNull, tpm2.TPMAlgRSAES:
-		return true
-	case tpm2.TPMAlgRSASSA, tpm2.TPMAlgRSAPSS, tpm2.TPMAlgOAEP, tpm2.TPMAlgECDSA, tpm2.TPMAlgECDH:
-		return readAlgorithm(s, &p.scheme.hash)
-	}
-	return false
+	return p.scheme.algorithm == tpm2.TPMAlgNull ||
+		(p.scheme.algorithm == tpm2.TPMAlgRSASSA || p.scheme.algorithm == tpm2.TPMAlgECDSA) && readAlgorithm(s, &p.scheme.hash)
 }
 
 // readRSA reads the rest of the parameters, and the modulus.
