@@ -48,7 +48,9 @@ var imports = map[string][]string{
 	"pkcs11": {"providers", "internal/secret"},
 	"tpm":    {"providers", "internal/secret", "internal/aeskw"},
 
-	"cmd/mslkeep":       {"msl", "msl/websocket", "agent"},
+	"entities": {}, // holds no secret: the protocol process may have it, with SQLite (in Go, no C) and PostgreSQL's driver
+
+	"cmd/mslkeep":       {"msl", "msl/websocket", "agent", "entities"},
 	"cmd/mslkeep-agent": {"internal/custody", "plugin", "providers/software", "internal/wire", "internal/secret", "providers"},
 	"cmd/mslkeep-scan":  {"internal/memscan"},
 
@@ -56,11 +58,12 @@ var imports = map[string][]string{
 	"cmd/mslkeep-provider-tpm":    {"tpm", "plugin", "providers"},
 
 	// Tests only: these may import anything, and nothing but tests may import them.
-	"internal/msltest":        nil,
-	"internal/msltest/inproc": nil,
-	"internal/msltest/sim":    nil,
-	"providers/providertest":  nil,
-	"softhsm-test":            nil,
+	"internal/msltest":          nil,
+	"internal/msltest/inproc":   nil,
+	"internal/msltest/sim":      nil,
+	"internal/msltest/postgres": nil,
+	"providers/providertest":    nil,
+	"softhsm-test":              nil,
 }
 
 // never says what may not be reached, even indirectly, from whom, and why.
@@ -106,6 +109,9 @@ var directly = []struct {
 	{[]string{"pkcs11", "cmd/mslkeep-provider-pkcs11", "tpm", "cmd/mslkeep-provider-tpm"}, "net/http", "only the provider for Vault opens network connections"},
 	{[]string{"[^p]*", "plugin", "providers", "*/*", "*/*/*"}, "github.com/miekg/pkcs11", "pkcs11 does that"},
 	{[]string{"msl", "agent", "cmd/mslkeep"}, "github.com/coder/websocket", "msl/websocket does that"},
+	{[]string{"[^e]*", "*/*", "*/*/*"}, "modernc.org/sqlite", "entities does that"},
+	{[]string{"[^e]*", "*/*", "*/*/*"}, "github.com/jackc/pgx/v5", "entities does that"},
+	{[]string{"internal/custody", "cmd/mslkeep-agent", "providers", "providers/software"}, "database/sql", "records are the protocol process's business"},
 	{[]string{"*"}, "C", "C code is loaded only by the PKCS#11 provider"},
 }
 
