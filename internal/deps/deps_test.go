@@ -48,6 +48,8 @@ var imports = map[string][]string{
 	"pkcs11": {"providers", "internal/secret"},
 	"tpm":    {"providers", "internal/secret", "internal/aeskw"},
 
+	"tpm/enrol": {}, // holds no key on either side: what needs a TPM is the caller's
+
 	"entities": {}, // holds no secret: the protocol process may have it, with SQLite (in Go, no C) and PostgreSQL's driver
 
 	"cmd/mslkeep":       {"msl", "msl/websocket", "agent", "entities"},
@@ -56,6 +58,7 @@ var imports = map[string][]string{
 
 	"cmd/mslkeep-provider-pkcs11": {"pkcs11", "plugin", "providers"},
 	"cmd/mslkeep-provider-tpm":    {"tpm", "plugin", "providers"},
+	"cmd/mslkeep-enrol":           {"tpm", "tpm/enrol", "plugin", "providers"},
 
 	// Tests only: these may import anything, and nothing but tests may import them.
 	"internal/msltest":          nil,
@@ -76,7 +79,7 @@ var never = []struct {
 		from: []string{"msl", "msl/websocket", "agent", "cmd/mslkeep"},
 		to: []string{
 			module + "internal/custody", module + "internal/jose", module + "internal/secret", module + "internal/aeskw",
-			module + "providers", module + "providers/internal/pb", module + "providers/software", module + "pkcs11", module + "tpm", module + "internal/memscan",
+			module + "providers", module + "providers/internal/pb", module + "providers/software", module + "pkcs11", module + "tpm", module + "tpm/enrol", module + "internal/memscan",
 			"filippo.io/bigmod", // Diffie-Hellman's secret exponents
 			"github.com/miekg/pkcs11", "github.com/google/go-tpm/tpm2", "github.com/hashicorp/vault/api",
 		},
@@ -88,7 +91,12 @@ var never = []struct {
 		reason: "the agent loads no C code",
 	},
 	{
-		from:   []string{"pkcs11", "tpm"},
+		from:   []string{"internal/custody", "providers", "providers/software", "cmd/mslkeep-agent"},
+		to:     []string{module + "tpm", module + "tpm/enrol", "github.com/google/go-tpm/tpm2"},
+		reason: "the agent knows of no device; its providers do",
+	},
+	{
+		from:   []string{"pkcs11", "tpm", "tpm/enrol"},
 		to:     []string{module + "msl", module + "internal/mslenc", module + "internal/wire", module + "internal/custody"},
 		reason: "a provider knows nothing of MSL",
 	},
