@@ -18,6 +18,7 @@ build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/mslkeep-agent ./cmd/mslkeep-agent
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/mslkeep-scan ./cmd/mslkeep-scan
 	CGO_ENABLED=1 $(GO) build -trimpath -o bin/mslkeep-provider-pkcs11 ./cmd/mslkeep-provider-pkcs11
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/mslkeep-provider-tpm ./cmd/mslkeep-provider-tpm
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/mslkeep -ldflags "\
 		-X main.agentSHA256=$$(sha256sum bin/mslkeep-agent | cut -d' ' -f1) \
 		-X main.scanSHA256=$$(sha256sum bin/mslkeep-scan | cut -d' ' -f1)" ./cmd/mslkeep
