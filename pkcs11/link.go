@@ -6,7 +6,6 @@ package pkcs11
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -33,8 +32,6 @@ type link struct {
 	mechanisms map[uint]uint     // flags (CKF_…)
 	witness    atomic.Uint64     // handle of the first key that was found, which tells whether the token is still there
 }
-
-func (l *link) isSoftHSM() bool { return strings.HasPrefix(l.info.ManufacturerID, "SoftHSM") }
 
 // can reports whether the token says that it has a mechanism for a use.
 func (l *link) can(mechanism, flag uint) bool { return l.mechanisms[mechanism]&flag == flag }
@@ -88,7 +85,6 @@ func (p *Provider) connect(old *link, whole bool) (*link, error) {
 	if l.info, err = p.tokenInfo(l.slot); err != nil {
 		return nil, away("reading what the token is", err)
 	}
-	m.softHSM = l.isSoftHSM()
 	if !p.token.matches(&l.info) {
 		return nil, failure(providers.Transient, "finding the token", errors.New("there is another one in its slot"))
 	}
