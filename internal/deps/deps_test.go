@@ -46,6 +46,7 @@ var imports = map[string][]string{
 	"providers/software":    {"providers", "internal/secret", "internal/aeskw"},
 
 	"pkcs11": {"providers", "internal/secret"},
+	"vault":  {"providers", "internal/secret", "internal/aeskw"},
 	"tpm":    {"providers", "internal/secret", "internal/aeskw"},
 
 	"tpm/enrol": {}, // holds no key on either side: what needs a TPM is the caller's
@@ -57,6 +58,7 @@ var imports = map[string][]string{
 	"cmd/mslkeep-scan":  {"internal/memscan"},
 
 	"cmd/mslkeep-provider-pkcs11": {"pkcs11", "plugin", "providers"},
+	"cmd/mslkeep-provider-vault":  {"vault", "plugin", "providers"},
 	"cmd/mslkeep-provider-tpm":    {"tpm", "plugin", "providers"},
 	"cmd/mslkeep-enrol":           {"tpm", "tpm/enrol", "plugin", "providers"},
 

@@ -71,6 +71,7 @@ func Run(t *testing.T, open func(t *testing.T) providers.Provider, o Options) {
 		{"Advertised", (*suite).advertised},
 		{"Vectors", (*suite).vectors},
 		{"Encrypt", (*suite).encrypt},
+		{"AEAD", (*suite).aead},
 		{"MAC", (*suite).mac},
 		{"Wrap", (*suite).wrap},
 		{"RSA", (*suite).rsa},
@@ -193,6 +194,8 @@ func used(ctx context.Context, k providers.Key) error {
 		m, iv := providers.AESGCM, make([]byte, 12)
 		if supports(k.(providers.Key), providers.AESCBC) {
 			m, iv = providers.AESCBC, make([]byte, 16)
+		} else if supports(k.(providers.Key), providers.AEAD) {
+			m, iv = providers.AEAD, nil
 		}
 		_, err = k.Encrypt(ctx, m, iv, []byte("data"), nil)
 	case providers.MACer:

@@ -1,0 +1,169 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package vault
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/mslkeep/mslkeep/providers"
+)
+
+// A rule is what a policy allows at one path.
+type rule struct {
+	path         string
+	capabilities []string
+}
+
+// Policy returns the policy, in Vault's language, that is exactly what a configuration needs. It names every key:
+// with update only, and no create, a name that is mistyped is refused, where Vault would otherwise make a key
+// of that name at the first use.
+func Policy(c Config) (string, error) {
+	const op = "making a policy"
+	if err := c.complete(); err != nil {
+		return "", failure(providers.Malformed, op, err)
+	}
+	if len(c.Keys) == 0 && (c.Wrapped == nil || !c.Wrapped.all()) {
+		return "", failure(providers.Malformed, op, errors.New("keys must name the keys: a policy for all keys is not least privilege"))
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "# What mslkeep-provider-vault needs with its settings, and no more.\n# It is best given to a token without the policy default (token_no_default_policy).\n")
+	for _, r := range c.rules() {
+		fmt.Fprintf(&b, "path %q {\n  capabilities = [\"%s\"]\n}\n", r.path, strings.Join(r.capabilities, `", "`))
+	}
+	return b.String(), nil
+}
+
+// rules are those of the policy, in order.
+func (c *Config) rules() []rule {
+	update := []string{"update"}
+	rules := []rule{
+		{"auth/token/lookup-self", []string{"read"}}, {"auth/token/renew-self", update}, {"auth/token/revoke-self", update},
+		{"sys/capabilities-self", update}, {c.Mount + "/random", update},
+	}
+	keys := maps.Clone(c.Keys)
+	if keys == nil {
+		keys = make(map[string]providers.KeyType)
+	}
+	if c.Wrapped != nil {
+		keys[c.Wrapped.Key] = cmp.Or(keys[c.Wrapped.Key], providers.AES256)
+	}
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		transit, _ := transitName(name)
+		own := []string{"read"}
+		if c.Create {
+			own = []string{"create", "read", "update", "delete"}
+			for _, change := range []string{"/config", "/rotate", "/trim"} {
+				rules = append(rules, rule{c.Mount + "/keys/" + transit + change, update})
+			}
+		}
+		rules = append(rules, rule{c.Mount + "/keys/" + transit, own})
+		for _, use := range uses(keys[name], transit) {
+			rules = append(rules, rule{c.Mount + "/" + use, update})
+		}
+	}
+	return rules
+}
+
+// uses are the endpoints at which keys of a type are used.
+func uses(t providers.KeyType, transit string) []string {
+	switch t {
+	case providers.AES128, providers.AES256:
+		return []string{"encrypt/" + transit, "decrypt/" + transit, "rewrap/" + transit}
+	case providers.HMACSHA256:
+		return []string{"hmac/" + transit + "/sha2-256", "verify/" + transit + "/sha2-256"}
+	default:
+		return []string{"sign/" + transit + "/sha2-256"}
+	}
+}
+
+// A hazard is a capability that the token ought not to have.
+type hazard struct {
+	path string
+	bad  []string
+	why  string
+}
+
+// hazards asks for paths of a key that nobody has made, which only a pattern can match, and for what would let
+// the token help itself to more.
+func (p *Provider) hazards() []hazard {
+	change := []string{"create", "update", "patch", "delete", "sudo"}
+	name := "typo-" + strings.ToLower(rand.Text())
+	hazards := []hazard{
+		{p.path("encrypt", name), []string{"create"}, "a mistyped name makes a new key at its first use"},
+		{p.path("encrypt", name), []string{"update"}, "keys that the settings do not name can be used"},
+		{p.path("decrypt", name), []string{"update"}, "what other keys have encrypted can be decrypted"},
+		{p.path("keys", name), []string{"create", "update"}, "keys of any name can be made"},
+		{p.path("keys", name), []string{"delete"}, "keys of any name can be deleted"},
+		{p.path("keys", name, "config"), change, "keys of any name can be made exportable, or deletable"},
+		{p.path("sign", name, "sha2-256"), []string{"update"}, "other keys can sign"},
+		{"sys/policies/acl/" + name, change, "policies can be written"},
+		{"auth/token/create", change, "tokens can be made"},
+		{"sys/mounts/" + name, change, "engines can be mounted"},
+	}
+	for key := range p.config.Keys {
+		transit, _ := transitName(key)
+		for _, out := range []string{"export/encryption-key/", "export/signing-key/", "export/hmac-key/", "backup/", "byok-export/"} {
+			hazards = append(hazards, hazard{p.path(out + transit), []string{"read"}, "the key can be taken out, should it ever be made exportable"})
+		}
+		hazards = append(hazards, hazard{p.path("encrypt", transit), []string{"create"}, "the key is made anew at its first use after it was deleted"})
+		if !p.config.Create {
+			hazards = append(hazards, hazard{p.path("keys", transit), []string{"create", "update", "delete"}, "the key can be made or deleted, and the settings have no create"},
+				hazard{p.path("keys", transit, "config"), change, "the key can be made exportable, and the settings have no create"})
+		}
+	}
+	return hazards
+}
+
+// Wide asks Vault what the token may do, and says what of it is more than the configuration needs, each with the
+// path. It fails with Denied if the token may not ask (sys/capabilities-self).
+func (p *Provider) Wide(ctx context.Context) ([]string, error) {
+	const op = "asking for the token's capabilities"
+	hazards := p.hazards()
+	var paths []string
+	for _, h := range hazards {
+		if !slices.Contains(paths, h.path) {
+			paths = append(paths, h.path)
+		}
+	}
+	body, err := json.Marshal(map[string][]string{"paths": paths})
+	if err != nil {
+		return nil, failure(providers.Malformed, op, err)
+	}
+	var answer map[string]json.RawMessage
+	if err := p.call(ctx, op, request{method: "POST", path: "sys/capabilities-self", body: body, again: true}, &answer); err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, h := range hazards {
+		var has []string
+		if json.Unmarshal(answer[h.path], &has) != nil {
+			return nil, failure(providers.Device, op, errAnswer)
+		}
+		if slices.Contains(has, "root") {
+			return []string{"the token is root's: it can do everything"}, nil
+		}
+		if bad := h.among(has); len(bad) > 0 {
+			found = append(found, fmt.Sprintf("%s on %s: %s", strings.Join(bad, ", "), h.path, h.why))
+		}
+	}
+	return found, nil
+}
+
+// among returns the bad ones of some capabilities.
+func (h hazard) among(has []string) (bad []string) {
+	for _, b := range h.bad {
+		if slices.Contains(has, b) {
+			bad = append(bad, b)
+		}
+	}
+	return bad
+}

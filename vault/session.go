@@ -1,0 +1,261 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package vault
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/mslkeep/mslkeep/internal/secret"
+	"github.com/mslkeep/mslkeep/providers"
+)
+
+const (
+	// pauseAfterLogin is for how long a token that was just got is not replaced because it is refused: it
+	// then lacks a permission.
+	pauseAfterLogin = 5 * time.Second
+	longestLogin    = 10 * time.Second // between attempts
+	lookAtFiles     = 5 * time.Second
+)
+
+var errJustReplaced = errors.New("the token is new")
+
+// A session has the token, and keeps it good.
+type session struct {
+	client *client
+	auth   Auth
+
+	// turn is held by who logs in or renews.
+	turn          chan struct{}
+	secretID      *secret.Bytes // unwrapped; nil: none
+	unwrappedFrom [32]byte      // digest of the token that wrapped it
+
+	mu     sync.Mutex
+	grant  grant
+	since  time.Time // the grant was got or renewed
+	got    time.Time // the token was got
+	first  time.Duration
+	err    error         // of the last attempt
+	failed time.Time     // when that was
+	wake   chan struct{} // a new grant is there
+}
+
+func newSession(c *client, a Auth) *session {
+	return &session{client: c, auth: a, turn: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+}
+
+// start logs in for the first time.
+func (s *session) start(ctx context.Context) error {
+	const op = "logging in to Vault"
+	ctx, cancel := context.WithTimeout(ctx, 5*s.client.timeout)
+	defer cancel()
+	err := s.renewed(ctx, "", false)
+	if err == nil {
+		return nil
+	}
+	if r, ok := errors.AsType[*refusal](err); ok && (r.status == 400 || r.status == 403) {
+		return failure(providers.Locked, op, providers.Because(providers.CauseSecretRefused, err))
+	}
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return failure(r.code(), op, providers.Because(providers.CauseDevice, err))
+	}
+	if errors.Is(err, errUnreached) || ctx.Err() != nil {
+		return failure(providers.Transient, op, providers.Because(providers.CauseDevice, err))
+	}
+	return failure(providers.Locked, op, providers.Because(providers.CauseSecretSource, err))
+}
+
+// current returns the token. If there is none, it waits for one.
+func (s *session) current(ctx context.Context) (string, error) {
+	s.mu.Lock()
+	token := s.grant.token
+	if token != "" && s.ends().Before(time.Now()) {
+		token = ""
+	}
+	s.mu.Unlock()
+	if token != "" {
+		return token, nil
+	}
+	return s.replaced(ctx, "")
+}
+
+// ends is when the token is no good any more; mu is held.
+func (s *session) ends() time.Time {
+	if s.grant.ttl == 0 {
+		return time.Now().Add(time.Hour)
+	}
+	return s.since.Add(s.grant.ttl)
+}
+
+// replaced returns another token than old, which Vault has refused. It fails with errJustReplaced if old is
+// too new for that to help.
+func (s *session) replaced(ctx context.Context, old string) (string, error) {
+	if err := s.renewed(ctx, old, false); errors.Is(err, errJustReplaced) {
+		return "", err
+	} else if err != nil {
+		return "", failure(providers.Transient, "logging in to Vault", err) // it is tried again and again
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.grant.token, nil
+}
+
+// renewed renews the token old, or else logs in. It does nothing if old is not the token any more.
+func (s *session) renewed(ctx context.Context, old string, renew bool) error {
+	began := time.Now()
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	s.mu.Lock()
+	now, got := s.grant.token, s.got
+	failed := s.err
+	if s.failed.Before(began) {
+		failed = nil
+	}
+	expired := now != "" && s.ends().Before(time.Now())
+	first := s.first
+	s.mu.Unlock()
+	switch {
+	case now != old && now != "" && !expired:
+		return nil
+	case !renew && !expired && time.Since(got) < pauseAfterLogin && now != "":
+		return errJustReplaced
+	case failed != nil: // while we waited: what others have tried, we need not
+		return failed
+	}
+	var g grant
+	var err error
+	if renew {
+		g, err = s.renew(ctx, old)
+	}
+	if !renew || err != nil && forbidden(err) || err == nil && g.ttl < first/2 {
+		if again, lerr := s.login(ctx); lerr == nil || err != nil {
+			g, err, renew = again, lerr, false
+		} // otherwise, what is left of the token must do
+	}
+	s.keepGrant(g, err, renew)
+	return err
+}
+
+// keepGrant stores what has come of an attempt.
+func (s *session) keepGrant(g grant, err error, renewed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
+	if err != nil {
+		s.failed = time.Now()
+		return
+	}
+	s.since = time.Now()
+	if !renewed {
+		s.got, s.first = s.since, g.ttl
+	}
+	s.grant = g
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *session) renew(ctx context.Context, token string) (grant, error) {
+	r, wipe, err := s.client.patiently(ctx, token, request{method: "POST", path: "auth/token/renew-self", body: []byte("{}"), again: true})
+	defer wipe()
+	if err != nil {
+		return grant{}, err
+	}
+	return grantOf(r)
+}
+
+// keep renews the token in time, or logs in again, until ctx ends. It also looks whether files have changed.
+func (s *session) keep(ctx context.Context) {
+	pause := firstPause
+	files := time.NewTicker(lookAtFiles)
+	defer files.Stop()
+	token := s.fileStamp()
+	for {
+		timer := time.NewTimer(s.rest(pause))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-s.wake:
+			timer.Stop()
+			pause = firstPause
+			continue
+		case <-files.C:
+			timer.Stop()
+			if s.client.files.changed() {
+				s.client.transport.CloseIdleConnections()
+			}
+			if now := s.fileStamp(); !now.same(token) {
+				token = now
+				s.forget()
+			}
+			continue
+		case <-timer.C:
+		}
+		s.mu.Lock()
+		old, renewable := s.grant.token, s.grant.renewable
+		s.mu.Unlock()
+		attempt, cancel := context.WithTimeout(ctx, 2*s.client.timeout)
+		if err := s.renewed(attempt, old, renewable && old != ""); err != nil {
+			pause = min(2*pause, longestLogin)
+		}
+		cancel()
+	}
+}
+
+func (s *session) fileStamp() stamp {
+	if s.auth.Method != "token" {
+		return stamp{}
+	}
+	path, err := sourcePath(s.auth.Token)
+	if err != nil {
+		return stamp{}
+	}
+	return stampOf(path)
+}
+
+// forget makes the next step a login: there is a new token in the file.
+func (s *session) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.grant, s.got = grant{}, time.Time{}
+}
+
+// rest is for how long the token needs nothing done: two thirds of its life, less if the last attempt has failed,
+// with jitter, so that many processes do not come at once.
+func (s *session) rest(pause time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	jitter := func(d time.Duration) time.Duration { return d - rand.N(d/8+1) }
+	switch {
+	case s.grant.token == "" || s.err != nil:
+		return jitter(pause)
+	case s.grant.ttl == 0:
+		return time.Hour
+	}
+	return max(jitter(time.Until(s.since.Add(s.grant.ttl*2/3))), firstPause)
+}
+
+// end gives back a token that was got by logging in, and wipes what the session holds.
+func (s *session) end(ctx context.Context) {
+	s.mu.Lock()
+	token := s.grant.token
+	s.grant = grant{}
+	s.mu.Unlock()
+	if token != "" && s.auth.Method != "token" {
+		_, wipe, _ := s.client.send(ctx, token, request{method: "POST", path: "auth/token/revoke-self", body: []byte("{}")})
+		wipe()
+	}
+	s.turn <- struct{}{}
+	s.secretID.Wipe()
+	<-s.turn
+}
