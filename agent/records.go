@@ -6,6 +6,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/mslkeep/mslkeep/internal/wire"
 	"github.com/mslkeep/mslkeep/msl"
@@ -63,10 +64,10 @@ type BadLine struct {
 
 // An EntityImport is a file of pre-shared keys that the agent reads and seals. It must be closed.
 type EntityImport struct {
-	c      *Client
-	handle wire.Handle
-	line   uint64
-	done   bool
+	c           *Client
+	handle      wire.Handle
+	line, bytes uint64
+	done        bool
 }
 
 // ImportEntities has the agent read a file of pre-shared keys, or for path "-" its standard input, after that many lines.
@@ -74,11 +75,44 @@ type EntityImport struct {
 // and, if it is not to be derived from them, wrapping, 48 or 64 bytes in all, in hex or base64. The keys do not pass
 // through this process.
 func (c *Client) ImportEntities(ctx context.Context, path, format string, skip uint64) (*EntityImport, error) {
+	return c.openImport(ctx, &wire.OpenImportRequest{Path: path, Format: format, Skip: skip})
+}
+
+func (c *Client) openImport(ctx context.Context, r *wire.OpenImportRequest) (*EntityImport, error) {
 	var reply wire.OpenImportReply
-	if err := c.call(ctx, "import entities", &wire.OpenImportRequest{Path: path, Format: format, Skip: skip}, &reply); err != nil {
+	if err := c.call(ctx, "import entities", r, &reply); err != nil {
 		return nil, err
 	}
 	return &EntityImport{c: c, handle: reply.Import}, nil
+}
+
+// ImportEntity has the agent read the key of one entity from a file that holds nothing else, on one line.
+func (c *Client) ImportEntity(ctx context.Context, path, identity string) (EntityRecord, error) {
+	i, err := c.openImport(ctx, &wire.OpenImportRequest{Path: path, Identity: identity})
+	if err != nil {
+		return EntityRecord{}, err
+	}
+	defer i.Close()
+	const several = 8 // lines, of which one may hold a key
+	records, bad, done, err := i.Next(ctx, several)
+	switch {
+	case err != nil:
+		return EntityRecord{}, err
+	case len(bad) > 0:
+		return EntityRecord{}, &BadLinesError{bad}
+	case len(records) != 1 || !done:
+		return EntityRecord{}, &BadLinesError{[]BadLine{{i.Line(), "not one key"}}}
+	}
+	return records[0], nil
+}
+
+// A BadLinesError says which lines of a file are none.
+type BadLinesError struct {
+	Lines []BadLine // at least one
+}
+
+func (e *BadLinesError) Error() string {
+	return fmt.Sprintf("line %d: %s", e.Lines[0].Line, e.Lines[0].Why)
 }
 
 // Next returns the records of the next lines, at most so many, and the lines that are none. When nothing is left, done is
@@ -94,12 +128,15 @@ func (i *EntityImport) Next(ctx context.Context, lines int) (records []EntityRec
 	for _, b := range reply.Bad {
 		bad = append(bad, BadLine(b))
 	}
-	i.line, i.done = reply.Line, reply.Done
+	i.line, i.bytes, i.done = reply.Line, reply.Bytes, reply.Done
 	return fromEntities(reply.Entities), bad, i.done, nil
 }
 
 // Line returns how many lines were read so far.
 func (i *EntityImport) Line() uint64 { return i.line }
+
+// Bytes returns about how many bytes these lines had.
+func (i *EntityImport) Bytes() uint64 { return i.bytes }
 
 // Close closes the file.
 func (i *EntityImport) Close() {

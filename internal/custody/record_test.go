@@ -74,13 +74,25 @@ func TestImportRecords(t *testing.T) {
 	if len(records) != 1 || records["a,b"] == nil || !slices.Equal(bad, []uint64{2, 3, 4, 5}) {
 		t.Errorf("%d records, bad lines %v", len(records), bad)
 	}
+	for text, want := range map[string]int{testPSK: 1, "\n" + testPSK + "\n\n": 1, testPSK + "\n" + testPSK: 2, "": 0, "x," + testPSK: 1} {
+		path := filepath.Join(t.TempDir(), "key")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		opened := ask[*wire.OpenImportReply](t, p, &wire.OpenImportRequest{Path: path, Identity: "x,y"})
+		r := ask[*wire.ReadImportReply](t, p, &wire.ReadImportRequest{Import: opened.Import, Lines: 9})
+		if len(r.Entities)+len(r.Bad) != want || len(r.Entities) > 0 && r.Entities[0].Identity != "x,y" || !r.Done {
+			t.Errorf("%q: %d entities, bad lines %v", text, len(r.Entities), r.Bad)
+		}
+	}
 	raw, _ := hex.DecodeString(testPSK)
 	for _, r := range records {
 		if bytes.Contains(r, raw[:16]) {
 			t.Error("a record holds a key")
 		}
 	}
-	for _, r := range []*wire.OpenImportRequest{{Path: "/", Format: "csv"}, {Path: "/nowhere", Format: "csv"}, {Path: "-", Format: "csv"}, {Path: "/dev/null", Format: "xml"}} {
+	for _, r := range []*wire.OpenImportRequest{{Path: "/", Format: "csv"}, {Path: "/nowhere", Format: "csv"}, {Path: "-", Format: "csv"}, {Path: "/dev/null", Format: "xml"}, {Path: "/dev/null"},
+		{Path: "/dev/null", Format: "csv", Identity: "a"}, {Path: "/dev/null", Identity: "a", Skip: 1}} {
 		if _, err := try[*wire.OpenImportReply](p, r); err == nil {
 			t.Errorf("%+v is imported", r)
 		}

@@ -28,15 +28,18 @@ const (
 
 // A recordImport is a file of entities that is being read. It holds keys in its buffer until it is closed.
 type recordImport struct {
-	format string
-	skip   uint64   // lines
-	file   *os.File // nil: the standard input
+	format   string   // "key": one line, the key of identity
+	identity string   // with "key"
+	skip     uint64   // lines
+	file     *os.File // nil: the standard input
 
 	mu      sync.Mutex // one read at a time
 	lines   *bufio.Scanner
 	buf     []byte // of lines
 	line    uint64
-	nothing bool // that a read could return is left
+	bytes   uint64 // in these lines
+	keys    int    // that were read for identity
+	nothing bool   // that a read could return is left
 }
 
 func (i *recordImport) wipe() {
@@ -47,13 +50,16 @@ func (i *recordImport) wipe() {
 }
 
 func (p *Peer) openImport(r *wire.OpenImportRequest) (*wire.OpenImportReply, error) {
-	if r.Format != "csv" && r.Format != "jsonl" {
+	i := &recordImport{format: strings.Clone(r.Format), identity: strings.Clone(r.Identity), skip: r.Skip}
+	switch {
+	case r.Identity != "" && r.Format == "" && r.Skip == 0:
+		i.format = "key"
+	case r.Identity != "" || r.Format != "csv" && r.Format != "jsonl":
 		return nil, malformed(noNumber, "reading entities in a format that is neither csv nor jsonl")
 	}
 	if p.agent.cfg.RecordKey == "" {
 		return nil, unsupported(noNumber, "sealing records of entities, for which no key is configured")
 	}
-	i := &recordImport{format: strings.Clone(r.Format), skip: r.Skip}
 	var from io.Reader = p.agent.cfg.Stdin
 	if r.Path != "-" {
 		f, err := openKeyFile(r.Path)
@@ -111,6 +117,7 @@ func (p *Peer) readImport(ctx context.Context, r *wire.ReadImportRequest) (*wire
 			}
 			break
 		}
+		i.bytes += uint64(len(i.lines.Bytes())) + 1
 		if i.line++; i.line <= i.skip {
 			continue
 		}
@@ -127,7 +134,7 @@ func (p *Peer) readImport(ctx context.Context, r *wire.ReadImportRequest) (*wire
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	out.Line, out.Done = i.line, i.nothing
+	out.Line, out.Bytes, out.Done = i.line, i.bytes, i.nothing
 	sealAtOnce(len(found), func(n int) {
 		c := found[n]
 		c.record, c.err = p.agent.sealRecord(ctx, c.identity, c.keys)
@@ -169,13 +176,19 @@ func (i *recordImport) parse(line []byte) (c *candidate, why string) {
 	}
 	var identity string
 	var key []byte
-	if i.format == "csv" {
+	switch i.format {
+	case "key":
+		if identity, key = i.identity, line; i.keys > 0 {
+			return nil, "another key"
+		}
+		i.keys++
+	case "csv":
 		before, after, ok := bytes.Cut(line, []byte{','})
 		if !ok || bytes.IndexByte(after, ',') >= 0 || bytes.IndexByte(line, '"') >= 0 {
 			return nil, "not IDENTITY,KEY"
 		}
 		identity, key = string(bytes.TrimSpace(before)), bytes.TrimSpace(after)
-	} else {
+	default:
 		o, err := mslenc.Parse(line)
 		if err != nil {
 			return nil, "not a JSON object"

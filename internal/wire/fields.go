@@ -195,6 +195,7 @@ func (m *OpenImportRequest) fields(c *coder) {
 	c.text(&m.Path)
 	c.text(&m.Format)
 	c.u64(&m.Skip)
+	c.text(&m.Identity)
 }
 
 func (m *OpenImportReply) fields(c *coder) { c.handle(&m.Import) }
@@ -208,6 +209,7 @@ func (m *ReadImportReply) fields(c *coder) {
 	list(c, &m.Entities, 8, (*coder).entity)
 	list(c, &m.Bad, 12, (*coder).badLine)
 	c.u64(&m.Line)
+	c.u64(&m.Bytes)
 	c.flag(&m.Done)
 }
 

@@ -333,6 +333,8 @@ type OpenImportRequest struct {
 	Path   string `holds:"name"` // "-" as in ImportKeyRequest
 	Format string `holds:"name"` // "csv" or "jsonl"
 	Skip   uint64 // lines, that an earlier import has read
+	// Identity, if not empty, means that the file is one line, the key of this entity and nothing else. Format is empty then.
+	Identity string `holds:"name"`
 }
 
 // OpenImportReply names the import. Releasing it closes the file.
@@ -351,6 +353,7 @@ type ReadImportReply struct {
 	Entities []Entity
 	Bad      []BadLine
 	Line     uint64 // so many lines were read so far, of all
+	Bytes    uint64 // that is about so many
 	Done     bool   // there are no more
 }
 
