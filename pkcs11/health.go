@@ -6,6 +6,9 @@ package pkcs11
 import (
 	"context"
 	"errors"
+	"fmt"
+
+	p11 "github.com/miekg/pkcs11"
 
 	"github.com/mslkeep/mslkeep/providers"
 )
@@ -61,4 +64,30 @@ func try(ctx context.Context, k providers.Key) (err error) {
 		_, err = k.Sign(ctx, providers.ECDSAP256, nil)
 	}
 	return err
+}
+
+// warnings says what an operator should see to, as far as the token tells.
+func (c *Config) warnings(info *p11.TokenInfo) (list []string) {
+	const unknown = ^uint(0) // CK_UNAVAILABLE_INFORMATION; a maximum of 0 means no limit
+	most, used := info.MaxRwSessionCount, info.RwSessionCount
+	if most == 0 || most == unknown {
+		most, used = info.MaxSessionCount, info.SessionCount
+	}
+	if most != 0 && most != unknown && used != unknown {
+		others := used - min(used, 1) // the one that stays open is ours
+		if free := most - min(most, others); free < uint(c.Sessions)+1 {
+			list = append(list, fmt.Sprintf("the token has %d free sessions of %d, and %d are wanted: raise its limit, end other programs, or set sessions lower",
+				free, most, c.Sessions+1))
+		}
+	}
+	if info.Flags&p11.CKF_USER_PIN_TO_BE_CHANGED != 0 {
+		list = append(list, "the token wants a new PIN: its user should set one")
+	}
+	if info.Flags&p11.CKF_USER_PIN_COUNT_LOW != 0 {
+		list = append(list, "the PIN was wrong lately: find out who tried it")
+	}
+	if info.Flags&p11.CKF_LOGIN_REQUIRED == 0 {
+		list = append(list, "the token lets its keys be used without a PIN")
+	}
+	return list
 }

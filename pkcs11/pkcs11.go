@@ -240,7 +240,7 @@ func (p *Provider) Describe(ctx context.Context) (providers.Description, error) 
 		return providers.Description{
 			Name: "pkcs11 " + s.link.info.ManufacturerID + " " + s.link.info.Model, Version: fmt.Sprintf("%d.%d",
 				s.link.info.FirmwareVersion.Major, s.link.info.FirmwareVersion.Minor),
-			Generates: s.link.generates(), Imports: s.link.imports(), MaxData: maxData,
+			Generates: s.link.generates(), Imports: s.link.imports(), MaxData: maxData, Warnings: p.config.warnings(&s.link.info),
 		}, nil
 	})
 }

@@ -81,6 +81,7 @@ type Description struct {
 	Imports       []KeyType // empty: not told
 	MaxData       int       // most bytes that an operation takes; 0: not told
 	Random        bool      // Do takes OpRandom; of a provider at the other end of a pipe
+	Warnings      []string  // what an operator should see to; one line each, no secrets
 }
 
 // Do does operations in order, in one round trip if p is a [Batcher].

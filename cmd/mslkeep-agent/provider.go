@@ -64,12 +64,22 @@ func connect(ctx context.Context, cfg *config) (_ connected, err error) {
 		}
 	}()
 	for _, p := range cfg.Providers {
-		if all[p.Name], err = p.connect(ctx); err != nil {
-			delete(all, p.Name)
+		c, err := p.connect(ctx)
+		if err != nil {
 			return nil, &exitError{exitProvider, fmt.Errorf("starting provider %s: %w", p.Name, err), providerAdvice(err, cfg).hint}
 		}
+		all[p.Name] = c
+		p.warn(ctx, c)
 	}
 	return all, nil
+}
+
+// warn logs what the provider wants an operator to know.
+func (p *providerConfig) warn(ctx context.Context, c *providers.Connection) {
+	d, _ := c.Provider().(providers.Describer).Describe(ctx) // it was asked at the start, and cannot fail
+	for _, w := range d.Warnings {
+		fmt.Fprintf(os.Stderr, "provider %s: %s\n", p.Name, w)
+	}
 }
 
 func (p *providerConfig) connect(ctx context.Context) (*providers.Connection, error) {

@@ -17,7 +17,10 @@
 //   - Once it is ready it prints one line: 1|1|unix|PATH|grpc|CERTIFICATE, where the certificate is DER in
 //     base64 without padding. The second number is the protocol version.
 //   - It serves grpc.health.v1.Health/Check, with SERVING for the service "plugin".
-// What goes wrong before that line is written to standard error, as one line; the agent shows it.
+// What goes wrong before that line is written to standard error, as one line; the agent shows it. The exit code says
+// what to do about it: 20 the settings make no sense, 21 the device's library is missing, not to be trusted or does not start,
+// 22 it is not the one that is pinned, 23 the device is not there, 24 the source of the PIN or password cannot be read, 25 the PIN
+// is wrong, 26 the PIN was not tried because the device would lock it, or has; 1 anything else.
 //
 // How failures are told. A reply that can fail has a field failure. A gRPC status other than OK means
 // that the pipe failed, or that the provider is of an older version; it never tells about a key.
@@ -402,6 +405,7 @@ type DescribeReply struct {
 	MaxData       int64    `protobuf:"varint,9,opt,name=max_data,json=maxData,proto3" json:"max_data,omitempty"`                  // bytes that one operation takes; 0: 16 MiB
 	Random        bool     `protobuf:"varint,10,opt,name=random,proto3" json:"random,omitempty"`                                  // whether Do may be asked for RANDOM
 	Many          bool     `protobuf:"varint,11,opt,name=many,proto3" json:"many,omitempty"`                                      // whether DoMany may be called
+	Warnings      []string `protobuf:"bytes,12,rep,name=warnings,proto3" json:"warnings,omitempty"`                               // what an operator should see to, such as too few free sessions; one line each, no secrets
 	Failure       *Failure `protobuf:"bytes,15,opt,name=failure,proto3" json:"failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -512,6 +516,13 @@ func (x *DescribeReply) GetMany() bool {
 		return x.Many
 	}
 	return false
+}
+
+func (x *DescribeReply) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
 }
 
 func (x *DescribeReply) GetFailure() *Failure {
@@ -1515,7 +1526,7 @@ const file_provider_proto_rawDesc = "" +
 	"\n" +
 	"mechanisms\x18\x06 \x03(\tR\n" +
 	"mechanisms\"\x11\n" +
-	"\x0fDescribeRequest\"\xf4\x02\n" +
+	"\x0fDescribeRequest\"\x90\x03\n" +
 	"\rDescribeReply\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1c\n" +
@@ -1528,7 +1539,8 @@ const file_provider_proto_rawDesc = "" +
 	"\bmax_data\x18\t \x01(\x03R\amaxData\x12\x16\n" +
 	"\x06random\x18\n" +
 	" \x01(\bR\x06random\x12\x12\n" +
-	"\x04many\x18\v \x01(\bR\x04many\x126\n" +
+	"\x04many\x18\v \x01(\bR\x04many\x12\x1a\n" +
+	"\bwarnings\x18\f \x03(\tR\bwarnings\x126\n" +
 	"\afailure\x18\x0f \x01(\v2\x1c.mslkeep.provider.v1.FailureR\afailure\"\x0f\n" +
 	"\rHealthRequest\"E\n" +
 	"\vHealthReply\x126\n" +

@@ -17,7 +17,10 @@
 //   - Once it is ready it prints one line: 1|1|unix|PATH|grpc|CERTIFICATE, where the certificate is DER in
 //     base64 without padding. The second number is the protocol version.
 //   - It serves grpc.health.v1.Health/Check, with SERVING for the service "plugin".
-// What goes wrong before that line is written to standard error, as one line; the agent shows it.
+// What goes wrong before that line is written to standard error, as one line; the agent shows it. The exit code says
+// what to do about it: 20 the settings make no sense, 21 the device's library is missing, not to be trusted or does not start,
+// 22 it is not the one that is pinned, 23 the device is not there, 24 the source of the PIN or password cannot be read, 25 the PIN
+// is wrong, 26 the PIN was not tried because the device would lock it, or has; 1 anything else.
 //
 // How failures are told. A reply that can fail has a field failure. A gRPC status other than OK means
 // that the pipe failed, or that the provider is of an older version; it never tells about a key.
