@@ -50,6 +50,8 @@ const (
 	checkEvery   = 30 * time.Second
 	// noVersion is a version that no key has.
 	noVersion = math.MaxUint32
+	// maxWarnings is how many warnings of a provider are kept.
+	maxWarnings = 16
 )
 
 // MaxProcesses is how many processes one provider may have.
@@ -66,6 +68,7 @@ type Connection struct {
 	changing    chan struct{} // has one element while a key is made or destroyed
 	born        time.Time
 	settings    *os.File
+	many        bool // the provider takes the batches of several callers in one call
 	stop        context.CancelFunc
 	wg          sync.WaitGroup
 }
@@ -148,6 +151,10 @@ func (c *Connection) describe(ctx context.Context) error {
 	}
 	c.description = Description{Name: clip(reply.Name), Version: clip(reply.Version), MaxData: int(min(max(reply.MaxData, 0), math.MaxInt32)),
 		Generates: named[KeyType](reply.GenerateTypes), Imports: named[KeyType](reply.ImportTypes), Random: reply.Random}
+	for _, w := range reply.Warnings[:min(len(reply.Warnings), maxWarnings)] {
+		c.description.Warnings = append(c.description.Warnings, clip(w))
+	}
+	c.many = reply.Many
 	c.provider = withAbilities(&remote{c}, abilities{reply.Generates, reply.Imports, reply.Rotates, reply.Destroys})
 	return nil
 }

@@ -16,6 +16,8 @@ import (
 // A remote is a provider at the other end of the pipe.
 type remote struct{ c *Connection }
 
+const opUse = "using a key"
+
 var (
 	errAnswer = errors.New("the provider's answer makes no sense")
 	errOne    = errors.New("the provider did not answer for each operation")
@@ -95,7 +97,6 @@ func (r *remote) Do(ctx context.Context, ops []Operation, stop bool) []Result {
 
 // do returns an error if no operation may have been done.
 func (c *Connection) do(ctx context.Context, ops []Operation, stop bool) ([]Result, error) {
-	const op = "using a key"
 	if len(ops) == 0 {
 		return nil, nil
 	}
@@ -104,35 +105,25 @@ func (c *Connection) do(ctx context.Context, ops []Operation, stop bool) ([]Resu
 	for i := range ops {
 		size += ops[i].size()
 		if size > MaxData || len(ops[i].Key) > maxName || len(ops) > MaxBatch {
-			return nil, &Error{Code: Malformed, Op: op, Err: errTooLarge}
+			return nil, &Error{Code: Malformed, Op: opUse, Err: errTooLarge}
 		}
 		req.Steps = append(req.Steps, toStep(&ops[i]))
 	}
+	reply, err := c.best().do(ctx, req)
+	if reply == nil {
+		return nil, err
+	}
 	var results []Result
-	err := c.call(ctx, op, quick, func(ctx context.Context, p pb.ProviderClient, o ...grpc.CallOption) (*pb.Failure, error) {
-		reply, err := p.Do(ctx, req, o...)
-		if err != nil {
-			return nil, err
-		}
-		var worst *pb.Failure
-		for _, r := range reply.Results {
-			err := fromFailure(r.Failure, op)
-			if CodeOf(err) == Device {
-				worst = r.Failure
-			}
-			results = append(results, Result{r.Output, err})
-		}
-		return worst, nil
-	})
+	for _, r := range reply.Results {
+		results = append(results, Result{r.Output, fromFailure(r.Failure, opUse)})
+	}
 	switch n := len(results); {
-	case n > 0 && n == len(ops): // whatever call made of a device's failure, it is in the results
+	case n > 0 && n == len(ops):
 		return results, nil
 	case n > 0 && n < len(ops) && stop && results[n-1].Err != nil:
 		return results, nil
-	case err != nil:
-		return nil, err
 	}
-	return nil, &Error{Code: Device, Op: op, Err: errOne}
+	return nil, &Error{Code: Device, Op: opUse, Err: errOne}
 }
 
 // change does what makes a key.

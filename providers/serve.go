@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -132,8 +133,9 @@ func (s *server) Describe(ctx context.Context, _ *pb.DescribeRequest) (*pb.Descr
 		}
 	}
 	out := &pb.DescribeReply{Name: d.Name, Version: d.Version, MaxData: int64(d.MaxData),
-		GenerateTypes: texts(d.Generates), ImportTypes: texts(d.Imports)}
+		GenerateTypes: texts(d.Generates), ImportTypes: texts(d.Imports), Warnings: d.Warnings}
 	_, out.Random = s.p.(Randomer)
+	out.Many = true
 	_, out.Generates = s.p.(Generator)
 	_, out.Imports = s.p.(Importer)
 	_, out.Rotates = s.p.(Rotator)
@@ -180,6 +182,42 @@ func (s *server) Do(ctx context.Context, r *pb.DoRequest) (*pb.DoReply, error) {
 		out.Results = append(out.Results, &pb.StepResult{Output: result.Output, Failure: toFailure(result.Err)})
 	}
 	return out, nil
+}
+
+// DoMany does batches at once, as the calls would that they came in.
+func (s *server) DoMany(ctx context.Context, r *pb.DoManyRequest) (*pb.DoManyReply, error) {
+	if len(r.GetBatches()) > MaxBatch {
+		return nil, status.Error(codes.InvalidArgument, "too many batches")
+	}
+	out := &pb.DoManyReply{Batches: make([]*pb.DoReply, len(r.GetBatches()))}
+	var all sync.WaitGroup
+	for i, batch := range r.GetBatches() {
+		all.Go(func() {
+			defer func() {
+				if recover() != nil { // whose value might be secret
+					out.Batches[i] = allFailed(batch)
+				}
+			}()
+			var err error
+			if out.Batches[i], err = s.Do(ctx, batch); err != nil {
+				out.Batches[i] = allFailed(batch)
+			}
+		})
+	}
+	all.Wait()
+	return out, nil
+}
+
+// allFailed is the reply to a batch that takes the others no further than itself.
+func allFailed(batch *pb.DoRequest) *pb.DoReply {
+	out := new(pb.DoReply)
+	for range batch.GetSteps() {
+		out.Results = append(out.Results, &pb.StepResult{Failure: &pb.Failure{Code: pb.Code_DEVICE, Op: opUse}})
+		if batch.GetStop() {
+			break
+		}
+	}
+	return out
 }
 
 // made is the reply of a call that makes a key.

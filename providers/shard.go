@@ -21,6 +21,7 @@ type shard struct {
 	c       *Connection
 	breaker breaker
 
+	queue    queue
 	inFlight atomic.Int64
 	progress atomic.Int64 // when it last answered, or was asked after it had nothing to do; by Connection.age
 	lost     atomic.Bool  // its last call ended without an answer

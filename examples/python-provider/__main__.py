@@ -121,7 +121,7 @@ class Provider:
         self.keys = keys
 
     def Describe(self, request):
-        return pb.DescribeReply(name="python-example", version="1", generates=True, imports=True, destroys=True,
+        return pb.DescribeReply(name="python-example", version="1", generates=True, imports=True, destroys=True, many=True,
                                 generate_types=SIZES, import_types=SIZES)
 
     def Health(self, request):
@@ -154,6 +154,9 @@ class Provider:
                 if request.stop:
                     break
         return pb.DoReply(results=results)
+
+    def DoMany(self, request):
+        return pb.DoManyReply(batches=[self.Do(batch) for batch in request.batches[:64]])
 
     def Generate(self, request):
         self.keys.add(request.name, request.type, None)
