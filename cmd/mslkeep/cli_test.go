@@ -248,7 +248,7 @@ func TestExamples(t *testing.T) {
 
 // serverOnly are the fields that mean nothing to send.
 var serverOnly = map[string]map[string]bool{"send": {
-	"peers.revoked": true, "peers.public-key-directory": true, "msl.master-token-renewal": true, "msl.master-token-lifetime": true,
+	"entities.database": true, "peers.revoked": true, "peers.public-key-directory": true, "msl.master-token-renewal": true, "msl.master-token-lifetime": true,
 	"msl.user-id-token-renewal": true, "msl.user-id-token-lifetime": true,
 }}
 

@@ -29,6 +29,8 @@ type config struct {
 	Serve  serveConfig  `toml:"serve"`
 	Send   sendConfig   `toml:"send"`
 
+	Entities entitiesConfig `toml:"entities"`
+
 	dir string    // relative paths are relative to the file's folder
 	log io.Writer // of the agent; nil for standard error
 }

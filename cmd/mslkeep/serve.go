@@ -87,7 +87,16 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	if err := cfg.checkEntity(ctx, keys, mslConfig.Entity); err != nil {
 		return err
 	}
-	server, err := msl.NewServer(mslConfig, keys, &answering{handler, f.compression, tokens})
+	var custody msl.ServerKeys = keys
+	if cfg.Entities.Database != "" {
+		store, err := cfg.openEntities(ctx)
+		if err != nil {
+			return err
+		}
+		defer store.Close()
+		custody = withRecords(keys, store)
+	}
+	server, err := msl.NewServer(mslConfig, custody, &answering{handler, f.compression, tokens})
 	if err != nil {
 		return configError(err, "")
 	}
