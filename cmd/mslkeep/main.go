@@ -43,7 +43,6 @@ Usage: mslkeep COMMAND [FLAGS]
   send      send messages and print what comes back
   inspect   print everything in a message that needs no key
   keys      list, generate, import and rotate the agent's keys
-  entities  import, revoke and list entities whose sealed keys are in a database
   provider  help with the providers that the agent's configuration names
   device    enrol this device with keys in its TPM
   doctor    find what would keep serve, send or the agent from working, before they start
@@ -65,7 +64,7 @@ type command func(ctx context.Context, c *cli, args []string) error
 
 // commands is the table of them.
 var commands = map[string]command{
-	"serve": serve, "send": send, "inspect": inspect, "keys": keys, "entities": entitiesCommand, "provider": provider, "device": device, "doctor": doctor, "password": password,
+	"serve": serve, "send": send, "inspect": inspect, "keys": keys, "provider": provider, "device": device, "doctor": doctor, "password": password,
 	"demo": demo, "bench": bench, "version": version,
 }
 

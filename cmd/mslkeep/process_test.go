@@ -84,7 +84,7 @@ func build() error {
 		}
 		return nil
 	}
-	if err := compile("../mslkeep-agent", "../mslkeep-scan"); err != nil {
+	if err := compile("../mslkeep-agent", "../mslkeep-scan", "../mslkeep-enrol", "../mslkeep-provider-tpm"); err != nil {
 		return err
 	}
 	agent, err := sum(filepath.Join(binaries, "mslkeep-agent"))
@@ -95,7 +95,11 @@ func build() error {
 	if err != nil {
 		return err
 	}
-	return compile("-ldflags", "-X main.agentSHA256="+agent+" -X main.scanSHA256="+scan, ".")
+	enrol, err := sum(filepath.Join(binaries, "mslkeep-enrol"))
+	if err != nil {
+		return err
+	}
+	return compile("-ldflags", "-X main.agentSHA256="+agent+" -X main.scanSHA256="+scan+" -X main.enrolSHA256="+enrol, ".")
 }
 
 // A result is how a command ended.

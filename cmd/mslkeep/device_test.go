@@ -1,0 +1,138 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A simulator is a TPM without the kernel's resource manager, which would remove what killed processes leave in it.
+type simulator struct {
+	t    *testing.T
+	dir  string
+	stop func()
+}
+
+// newSimulator starts a TPM until the test ends.
+func newSimulator(t *testing.T) *simulator {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tpm") // short, for the socket's path
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &simulator{t, dir, func() {}}
+	t.Cleanup(func() {
+		s.stop()
+		os.RemoveAll(dir)
+	})
+	s.boot()
+	return s
+}
+
+// boot cuts the power, and starts it again.
+func (s *simulator) boot() {
+	s.t.Helper()
+	s.stop()
+	socket := filepath.Join(s.dir, "server")
+	_ = os.Remove(socket)
+	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+s.dir, "--ctrl", "type=unixio,path="+filepath.Join(s.dir, "ctrl"),
+		"--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.stop = func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+	eventually(s.t, patience, "swtpm listens", func() bool {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			return false
+		}
+		return conn.Close() == nil
+	})
+}
+
+func (s *simulator) address() string { return "swtpm:unix:" + filepath.Join(s.dir, "server") }
+
+const enrolledAgent = `keys = "keys"
+key-source = "file:unlock"
+storage-key = "storage"
+ec-prefix = "tpm:ec/"
+rsa-prefix = "tpm:rsa/"
+[[providers]]
+name = "tpm"
+binary = %q
+sha256 = %q
+[providers.settings]
+device = %q
+folder = %q
+`
+
+// TestDevice: a device with a TPM, from nothing to its first message, and to its last.
+func TestDevice(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	chip := newSimulator(t)
+	tpm := chip.address()
+	for _, dir := range []string{"devices", "tpm"} {
+		if err := os.Mkdir(w.path(dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The list comes from whoever has the device in hand.
+	w.write("list", w.mslkeep("device", "endorsement", "--tpm", tpm, "--identity", "sensor/1").ok(t))
+	enrolment := start(t, nil, "mslkeep-enrol", "serve", "--listen", "127.0.0.1:0", "--devices", w.path("devices"), "--endorsement-keys", w.path("list"), "--identities", "sensor/*", "--replace")
+	_, url, _ := strings.Cut(enrolment.line(), "enrolling at ")
+	enrol := func(identity string, more ...string) result {
+		chip.boot()
+		return w.mslkeep(append([]string{"device", "enrol", "--tpm", tpm, "--keys", w.path("tpm"), "--url", url, "--identity", identity}, more...)...)
+	}
+	enrol("sensor/2").oneLine(t, exitRefused, "identity")
+	enrol("device-1").oneLine(t, exitRefused, "identity")
+
+	provider := filepath.Join(binaries, "mslkeep-provider-tpm")
+	hash, err := sum(provider)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write("device-3/agent.toml", fmt.Sprintf(enrolledAgent, provider, hash, tpm, w.path("tpm")))
+	w.edit("server/serve.toml", `schemes = ["PSK", "RSA", "NONE"]`, `public-key-directory = "../devices"`)
+	s := w.serve()
+	for scheme, kind := range map[string]string{"ECC": "ec-p256", "RSA": "rsa-2048"} {
+		send := func(text string) result {
+			chip.boot()
+			return w.send("device-3", s, "--scheme", scheme, "--identity", "sensor/1", "--key-id", "sensor/1", text)
+		}
+		if out := enrol("sensor/1", "--type", kind).ok(t); !strings.Contains(out, "enrolled") {
+			t.Errorf("%s: it said %q", scheme, out)
+		}
+		enrol("sensor/1", "--type", kind).ok(t) // once more changes nothing
+		if out := send("hello from a TPM").ok(t); out != "hello from a TPM" {
+			t.Errorf("%s: answered %q", scheme, out)
+		}
+		if err := os.Remove(w.path("devices", "sensor%2F1.pem")); err != nil {
+			t.Fatal(err)
+		}
+		if r := send("once more"); r.code != exitRefused || r.out != "" {
+			t.Errorf("%s: when it is enrolled no more: %d, %q, %s", scheme, r.code, r.out, r.err)
+		}
+	}
+	if code := enrolment.stop(); code != 0 {
+		t.Errorf("mslkeep-enrol ended with %d: %s", code, enrolment.said)
+	}
+	enrol("sensor/1").oneLine(t, exitFailure)
+	for _, args := range [][]string{{}, {"fly"}, {"enrol"}, {"enrol", "--url", "x"}, {"enrol", "--type", "x"}, {"endorsement", "x"}} {
+		w.mslkeep(append([]string{"device"}, args...)...).oneLine(t, exitUsage)
+	}
+	if out := w.mslkeep("device", "enrol", "--help").ok(t); !strings.Contains(out, "--identity NAME") || !strings.Contains(out, "-url") {
+		t.Errorf("help: %s", out)
+	}
+}
