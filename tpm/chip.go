@@ -46,6 +46,7 @@ type chip struct {
 	leftBoot boot // in which what is left was made
 	approved map[string]tpm2.TPMTTKVerified
 	checked  map[string]bool // names of keys that were found to be good
+	counters map[tpm2.TPMHandle]*counter
 
 	// The authorisation value that was accepted last, and the one that was not, by what authOf knows them.
 	proven, refused string
@@ -179,7 +180,7 @@ func (c *chip) drop() {
 	if c.root != nil && c.root.transient {
 		c.left = append(c.left, c.root.handle)
 	}
-	c.root, c.plain, c.policy, c.loaded, c.approved, c.checked = nil, nil, nil, nil, nil, nil
+	c.root, c.plain, c.policy, c.loaded, c.approved, c.checked, c.counters = nil, nil, nil, nil, nil, nil, nil
 	if c.device != nil {
 		c.device.Close() // nothing can be done about an error
 		c.device = nil

@@ -151,19 +151,30 @@ func makeError(err error) error {
 	return err
 }
 
-// Destroy removes the file of a version. Whoever has copied it before can still use it in this TPM.
+// Destroy removes the file of a version. Whoever has copied it before can still use it in this TPM. The counter of the oldest
+// version goes with it.
 func (p *Provider) Destroy(ctx context.Context, name string, version uint32) error {
 	const op = "destroying a key"
 	if err := ctx.Err(); err != nil {
 		return failure(providers.Transient, op, err)
 	}
+	k, oldest, err := p.remove(op, name, version)
+	if err == nil && oldest && k.broken == nil && matches(p.config.Counters, name) {
+		// The key is gone, whether this succeeds or not.
+		do(ctx, p, op, changeKeys, func(c *chip) (none struct{}, err error) { return none, c.freeCounter(counterIndex(k)) })
+	}
+	return err
+}
+
+// remove removes a version from the folder, and returns it.
+func (p *Provider) remove(op, name string, version uint32) (_ *stored, oldest bool, _ error) {
 	p.store.changing.Lock()
 	defer p.store.changing.Unlock()
 	keys, last, err := p.store.list(name)
 	if err != nil {
-		return failure(providers.Device, op, err)
+		return nil, false, failure(providers.Device, op, err)
 	}
-	for _, k := range keys {
+	for i, k := range keys {
 		if k.info.Version != version || name == "" {
 			continue
 		}
@@ -172,10 +183,10 @@ func (p *Provider) Destroy(ctx context.Context, name string, version uint32) err
 		case errors.Is(err, fs.ErrNotExist):
 			break // by another process, just now
 		case err != nil:
-			return failure(providers.Device, op, err)
+			return nil, false, failure(providers.Device, op, err)
 		default:
-			return nil
+			return k, i == 0, nil
 		}
 	}
-	return failure(providers.NoSuchKey, op, nil)
+	return nil, false, failure(providers.NoSuchKey, op, nil)
 }

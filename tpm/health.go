@@ -30,7 +30,10 @@ func (p *Provider) Health(ctx context.Context) error {
 	for _, k := range keys {
 		// One at a time, so that what is more urgent comes in between.
 		_, err := do(ctx, p, "checking key "+k.info.Name, checkKeys, func(c *chip) (none struct{}, err error) {
-			return none, c.check(k)
+			if err := c.check(k); err != nil || !p.config.CountersRequired || !p.counted(keys, k) {
+				return none, err
+			}
+			return none, c.checkCounter(k)
 		})
 		if err != nil && k.exists() {
 			return err

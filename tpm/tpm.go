@@ -70,6 +70,10 @@ type Config struct {
 	// and are sealed data although the chip has AES. Each is a name, in which one * stands for anything.
 	// Defaults: *.decrypt and *.agree; *.wrap; storage, *.storage and *.sealed.
 	Decrypting, Wrapping, Sealed []string
+	// Counters tells beside which keys the chip counts, as those: see [Provider.Count]. Default: storage and *.storage.
+	// With CountersRequired, a chip that cannot makes uses of such keys for storing fail, and the provider unhealthy.
+	Counters         []string
+	CountersRequired bool
 }
 
 // A Provider uses the keys of one folder in one TPM. It is safe for concurrent use.
@@ -95,6 +99,9 @@ func Open(ctx context.Context, c Config) (*Provider, error) {
 	}
 	if c.Sealed == nil {
 		c.Sealed = []string{"storage", "*.storage", "*.sealed"}
+	}
+	if c.Counters == nil {
+		c.Counters = []string{"storage", "*.storage"}
 	}
 	if err := c.check(); err != nil {
 		return nil, failure(providers.Malformed, op, err)

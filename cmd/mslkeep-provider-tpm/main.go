@@ -16,6 +16,9 @@
 //	decrypting      names of the key pairs that decrypt rather than sign; default ["*.decrypt", "*.agree"]
 //	wrapping        names of the AES keys that wrap keys; default ["*.wrap"]
 //	sealed          names of the AES keys that are used in memory; default ["storage", "*.storage", "*.sealed"]
+//	counters        names of the keys beside which the chip counts, so that what was sealed earlier can be told from what was
+//	                sealed last; default ["storage", "*.storage"]; [] for none
+//	counters-required  says that nothing is to be sealed with such a key while the chip cannot count
 package main
 
 import (
@@ -30,18 +33,20 @@ import (
 )
 
 type settings struct {
-	Device       string   `json:"device"`
-	Folder       string   `json:"folder"`
-	RootName     string   `json:"srk-name"`
-	PersistRoot  bool     `json:"persist-srk"`
-	AuthSource   string   `json:"auth-source"`
-	AuthIsRandom bool     `json:"auth-is-random"`
-	PCRs         []uint   `json:"pcrs"`
-	PolicyKey    string   `json:"policy-key"`
-	Approvals    string   `json:"approvals"`
-	Decrypting   []string `json:"decrypting"`
-	Wrapping     []string `json:"wrapping"`
-	Sealed       []string `json:"sealed"`
+	Device           string   `json:"device"`
+	Folder           string   `json:"folder"`
+	RootName         string   `json:"srk-name"`
+	PersistRoot      bool     `json:"persist-srk"`
+	AuthSource       string   `json:"auth-source"`
+	AuthIsRandom     bool     `json:"auth-is-random"`
+	PCRs             []uint   `json:"pcrs"`
+	PolicyKey        string   `json:"policy-key"`
+	Approvals        string   `json:"approvals"`
+	Decrypting       []string `json:"decrypting"`
+	Wrapping         []string `json:"wrapping"`
+	Sealed           []string `json:"sealed"`
+	Counters         []string `json:"counters"`
+	CountersRequired bool     `json:"counters-required"`
 }
 
 func main() {
