@@ -144,7 +144,11 @@ func providerCommand(ctx context.Context, o *options, out io.Writer) error {
 		if o.operation == "list" {
 			fmt.Fprintf(out, "%s\t%s\n", p.Name, p.Binary)
 		} else if err := p.check(ctx, out); err != nil {
-			fmt.Fprintf(out, "%s: FAILED: %v\n", p.Name, err)
+			text := err.Error()
+			if a := providerAdvice(err, cfg); a.check != "provider-start" {
+				text += "; " + a.hint
+			}
+			fmt.Fprintf(out, "%s: FAILED: %s\n", p.Name, text)
 			failed++
 		}
 	}

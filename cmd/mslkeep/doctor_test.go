@@ -287,3 +287,20 @@ func TestDoctorWarns(t *testing.T) {
 		w.mslkeep(append([]string{"doctor"}, args...)...).oneLine(t, exitUsage)
 	}
 }
+
+// With an agent that runs by itself, doctor asks that; and looks at its configuration too, if it is named.
+func TestDoctorSocket(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	agent := w.daemon("server")
+	if problems, all := w.doctor(); len(problems) > 0 || !hasCheck(all, "start", "ok") || !hasCheck(all, "agent-health", "ok") || hasCheck(all, "key-file", "ok") {
+		t.Errorf("found %+v", all)
+	}
+	if problems, all := w.doctor("--agent-config", w.path("server/agent.toml")); len(problems) > 0 || !hasCheck(all, "key-file", "ok") {
+		t.Errorf("found %+v", all)
+	}
+	agent.kill()
+	if problems, _ := w.doctor(); len(problems) != 1 || problems[0].Check != "start" || problems[0].Hint == "" {
+		t.Errorf("of an agent that has gone: %+v", problems)
+	}
+}
