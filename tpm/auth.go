@@ -111,13 +111,12 @@ func (c *chip) authOf(k *stored) (auth *secret.Bytes, done func(error) error, er
 	}
 	return auth, func(err error) error {
 		auth.Wipe()
-		_, lost := errors.AsType[lostError](err)
 		switch {
 		case isAuth(err):
 			return c.refuse(id, err)
 		case err == nil:
 			c.proven = id
-		case lost && c.proven != id:
+		case isLost(err) && c.proven != id:
 			// Whether the value is wrong is not known, so this operation does not try it again.
 			c.drop()
 			return failure(providers.Transient, op, err)

@@ -33,6 +33,7 @@ const (
 // transport.TPM.
 type chip struct {
 	config *Config
+	store  *store
 	// ctx is of the job under way. It is here because the library's commands take none.
 	ctx context.Context
 
@@ -41,9 +42,8 @@ type chip struct {
 	root     *root    // nil: not found yet
 	plain    *session // for what has no policy; nil: not begun
 	policy   *session
-	loaded   []*loadedKey // the last one was used last
-	left     []tpm2.TPMHandle
-	leftBoot boot // in which what is left was made
+	loaded   []*loadedKey     // the last one was used last
+	sessions []tpm2.TPMHandle // that are open
 	approved map[string]tpm2.TPMTTKVerified
 	checked  map[string]bool // names of keys that were found to be good
 	counters map[tpm2.TPMHandle]*counter
@@ -149,36 +149,28 @@ func (c *chip) ready() error {
 		return err
 	}
 	c.facts = *facts
-	c.flushLeft()
+	if err := c.flushLeft(); err != nil {
+		return err
+	}
 	root, err := c.findRoot()
 	if err != nil {
 		return err
 	}
 	c.root = root
 	if c.plain, err = c.start(tpm2.TPMSEHMAC); err != nil {
+		if isFull(err) {
+			err = c.crowded(err)
+		}
 		c.drop()
 		return err
 	}
 	return nil
 }
 
-// drop forgets the connection and all that was loaded, which is flushed later if the chip was not reset.
+// drop forgets the connection and all that was loaded. What is still in the chip is found when it is connected again.
 func (c *chip) drop() {
-	if c.leftBoot != c.facts.boot {
-		c.left = nil
-	}
-	c.leftBoot = c.facts.boot
-	for _, k := range c.loaded {
-		c.left = append(c.left, k.handle)
-	}
 	for _, s := range []*session{c.plain, c.policy} {
-		if s != nil {
-			c.left = append(c.left, s.handle)
-			s.wipe()
-		}
-	}
-	if c.root != nil && c.root.transient {
-		c.left = append(c.left, c.root.handle)
+		s.wipe()
 	}
 	c.root, c.plain, c.policy, c.loaded, c.approved, c.checked, c.counters = nil, nil, nil, nil, nil, nil, nil
 	if c.device != nil {
@@ -187,20 +179,10 @@ func (c *chip) drop() {
 	}
 }
 
-// flushLeft flushes what drop left behind. After a reset of the chip it is gone, and its handles may be somebody
-// else's. The kernel's resource manager has flushed it.
-func (c *chip) flushLeft() {
-	if c.leftBoot == c.facts.boot && (simulated(c.config.Device) || !managed(c.config.Device)) {
-		for _, h := range c.left {
-			c.flush(h)
-		}
-	}
-	c.left = nil
-}
-
 // flush removes an object or session. It may be gone.
 func (c *chip) flush(h tpm2.TPMHandle) {
 	(tpm2.FlushContext{FlushHandle: h}).Execute(c) // nothing can be done about an error
+	c.flushed(h)
 }
 
 // unload flushes the keys that were not used for longest until n are left.

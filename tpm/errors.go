@@ -28,6 +28,21 @@ type lostError struct{ err error }
 func (e lostError) Error() string { return e.err.Error() }
 func (e lostError) Unwrap() error { return e.err }
 
+// isLost tells that a command was sent and no response to it understood, be it that the connection has ended or that the library
+// cannot read it. What is loaded, and the sessions' nonces, are then not known any more.
+func isLost(err error) bool {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	if _, ok := errors.AsType[lostError](err); ok {
+		return true
+	}
+	_, ours := errors.AsType[*providers.Error](err)
+	_, peers := errors.AsType[peerError](err)
+	_, refused := responseCode(err)
+	return !ours && !peers && !refused
+}
+
 // responseCode returns the code of a chip's refusal, without what it is about.
 func responseCode(err error) (tpm2.TPMRC, bool) {
 	rc, ok := errors.AsType[tpm2.TPMRC](err)

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -191,8 +192,11 @@ func TestPowerCut(t *testing.T) {
 	setup.Close()
 	for _, after := range []bool{false, true} {
 		for n := 0; ; n++ {
+			var mu sync.Mutex
 			count, cut := 0, false
 			cutHere := func() bool {
+				mu.Lock()
+				defer mu.Unlock()
 				if count++; count != n+1 {
 					return false
 				}
@@ -217,10 +221,13 @@ func TestPowerCut(t *testing.T) {
 			}
 			raw(t, p, func(c *chip) error { return noneLeft(t, c) })
 			p.Close()
-			if !cut {
-				if n < 20 {
-					t.Errorf("only %d commands", n)
-				}
+			mu.Lock()
+			done := !cut
+			mu.Unlock()
+			if done && n < 20 {
+				t.Errorf("only %d commands", n)
+			}
+			if done {
 				break
 			}
 		}
@@ -409,10 +416,11 @@ func TestAnotherChip(t *testing.T) {
 	}
 }
 
-// TestTamperedResponses changes each response in turn. Nothing of it is believed.
+// TestTamperedResponses changes each response in turn. Nothing of it is believed, and no wrong authorisation value comes of it.
 func TestTamperedResponses(t *testing.T) {
-	bus := newBus(t, newTPM(t))
-	config := bus.config(t)
+	s := newTPM(t)
+	bus := newBus(t, s)
+	config := withAuth(t, bus.config(t))
 	p := open(t, config)
 	key := generate[providers.MACer](t, p, "mac", providers.HMACSHA256)
 	want, err := key.MAC(t.Context(), []byte("message"))
@@ -421,17 +429,20 @@ func TestTamperedResponses(t *testing.T) {
 	}
 	p.Close()
 	for _, how := range []func(b []byte, n int) []byte{
-		func(b []byte, n int) []byte { b[n%len(b)] ^= 0x40; return b },
+		func(b []byte, n int) []byte { // not in the size, which makes it wait for more
+			b[headerSize-1+n%(len(b)-headerSize+1)] ^= 0x40
+			return b
+		},
 		func(b []byte, n int) []byte { sum := sha256.Sum256(b); return sum[:] },
-		func(b []byte, n int) []byte { return append(b[:headerSize-4:headerSize-4], 0, 0, 0, 0) },
+		func(b []byte, n int) []byte { return refusal(tpm2.TPMRCSuccess) },
 	} {
-		for n := range 24 {
+		for n := range 48 {
 			count := 0
 			bus.setAnswer(func(_ tpm2.TPMCC, b []byte) []byte {
 				if count++; count%12 != n%12 {
 					return b
 				}
-				return how(b, 10+n)
+				return how(b, n)
 			})
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			if p, err := Open(ctx, config); err == nil {
@@ -443,6 +454,71 @@ func TestTamperedResponses(t *testing.T) {
 				p.Close()
 			}
 			cancel()
+		}
+	}
+	bus.setAnswer(nil)
+	s.kill() // with the sessions whose handles nobody knows, because a response was lost
+	s.start(t)
+	p = open(t, config)
+	if _, err := opened[providers.MACer](t, p, "mac").MAC(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+	raw(t, p, func(c *chip) error {
+		values, err := c.properties(tpm2.TPMPTLockoutCounter, 1)
+		if values[tpm2.TPMPTLockoutCounter] != 0 {
+			t.Errorf("the chip counts %d failures", values[tpm2.TPMPTLockoutCounter])
+		}
+		return err
+	})
+}
+
+// TestHang: operations end in time when the chip does not answer, and the next ones wait for it.
+func TestHang(t *testing.T) {
+	bus := newBus(t, newTPM(t))
+	p := open(t, bus.config(t))
+	key := generate[providers.Signer](t, p, "sign", providers.ECP256)
+	release := make(chan struct{})
+	bus.set(func(tpm2.TPMCC, []byte) ([]byte, bool) { <-release; return nil, true })
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	var wg sync.WaitGroup
+	for range maxWaiting + 10 { // more than can wait
+		wg.Go(func() {
+			_, err := key.Sign(ctx, providers.ECDSAP256, nil)
+			code(t, "a chip that hangs", err, providers.Transient)
+		})
+	}
+	wg.Wait()
+	close(release)
+	bus.set(nil)
+	if _, err := key.Sign(t.Context(), providers.ECDSAP256, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCrashes: what processes leave that are killed does not fill the chip.
+func TestCrashes(t *testing.T) {
+	for _, persist := range []bool{false, true} {
+		config := newTPM(t).config(t)
+		config.PersistRoot = persist
+		for n := range 5 {
+			p, err := Open(t.Context(), config)
+			if err != nil {
+				t.Fatalf("start %d: %v", n, err)
+			}
+			if n == 0 {
+				makeAll(t, p)
+			}
+			if err := useAll(t.Context(), p); err != nil {
+				t.Errorf("start %d: %v", n, err)
+			}
+			raw(t, p, func(c *chip) error {
+				err := noneLeft(t, c)
+				c.device.Close() // all that a killed process does
+				c.device = nil
+				return err
+			})
+			p.Close()
 		}
 	}
 }

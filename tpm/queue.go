@@ -179,8 +179,7 @@ func (p *Provider) work() {
 func attempt(c *chip, j *job) error {
 	err := c.protect(j)
 	for range 2 {
-		_, lost := errors.AsType[lostError](err)
-		if !lost && !isStale(err) || j.ctx.Err() != nil {
+		if !isLost(err) && !isStale(err) || j.ctx.Err() != nil {
 			break
 		}
 		c.drop()
@@ -193,7 +192,7 @@ func attempt(c *chip, j *job) error {
 			err = c.crowded(err)
 		}
 	}
-	if _, lost := errors.AsType[lostError](err); lost {
+	if isLost(err) {
 		c.drop()
 		return failure(providers.Transient, "talking to the TPM", err)
 	}

@@ -88,6 +88,7 @@ func (c *chip) start(kind tpm2.TPMSE) (*session, error) {
 		return nil, err
 	}
 	s.handle, s.nonceTPM = tpm2.TPMHandle(response.SessionHandle.HandleValue()), response.NonceTPM.Buffer
+	c.opened(s.handle)
 	s.key = tpm2.KDFa(crypto.SHA256, salt, "ATH", s.nonceTPM, s.nonceCaller[:], 8*sha256.Size) // part 1 §19.6.8
 	return s, nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 // A swtpm is a simulated chip, whose state is in a folder of the test.
 type swtpm struct {
 	dir, socket string
+	mu          sync.Mutex
 	process     *exec.Cmd
 }
 
@@ -43,6 +45,8 @@ func newTPM(t testing.TB) *swtpm {
 // start powers the chip on.
 func (s *swtpm) start(t testing.TB) {
 	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	os.Remove(s.socket)
 	s.process = exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+s.dir, "--ctrl", "type=unixio,path="+s.socket+".ctrl",
 		"--server", "type=unixio,path="+s.socket, "--flags", "not-need-init,startup-clear")
@@ -64,6 +68,8 @@ func (s *swtpm) start(t testing.TB) {
 
 // kill cuts the power.
 func (s *swtpm) kill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.process != nil {
 		s.process.Process.Kill()
 		s.process.Wait()

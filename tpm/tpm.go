@@ -111,7 +111,7 @@ func Open(ctx context.Context, c Config) (*Provider, error) {
 		return nil, failure(providers.Malformed, op, err)
 	}
 	p := &Provider{config: c, store: s, queue: queue{more: make(chan struct{}, 1)}, done: make(chan struct{})}
-	p.chip = &chip{config: &p.config, counts: make(map[tpm2.TPMCC]uint64)}
+	p.chip = &chip{config: &p.config, store: s, counts: make(map[tpm2.TPMCC]uint64)}
 	go func() {
 		defer close(p.done)
 		p.work()
