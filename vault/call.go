@@ -60,7 +60,7 @@ func (r *refusal) Error() string {
 }
 
 // phrases are what is recognised in Vault's errors.
-var phrases = []string{"Vault is sealed", "invalid token", "permission denied", "key not found", "no existing key", "too old",
+var phrases = []string{"Vault is sealed", invalidToken, "permission denied", "key not found", "no existing key", "too old",
 	"not initialized", "no handler for route", "rate limit quota exceeded", "invalid secret id", "invalid role ID",
 	"wrapping token is not valid or does not exist", "unsupported path", "deletion is not allowed"}
 
@@ -195,12 +195,12 @@ func (p *Provider) call(ctx context.Context, op string, q request, out any) erro
 		return coded(op, err)
 	}
 	r, wipe, err := p.client.patiently(ctx, token, q)
-	if forbidden(err) {
-		wipe()
-		if token, rerr := p.session.replaced(ctx, token); rerr == nil {
+	if refused, ok := errors.AsType[*refusal](err); ok && refused.status == http.StatusForbidden {
+		if token, rerr := p.session.replaced(ctx, token, refused); rerr == nil {
+			wipe()
 			r, wipe, err = p.client.patiently(ctx, token, q)
 		} else if !errors.Is(rerr, errJustReplaced) {
-			return coded(op, rerr)
+			err = rerr
 		}
 	}
 	defer wipe()
@@ -241,7 +241,7 @@ func coded(op string, err error) error {
 
 func (r *refusal) code() providers.Code {
 	switch {
-	case r.status == http.StatusForbidden:
+	case r.status == http.StatusForbidden && r.what != invalidToken:
 		return providers.Denied
 	case r.status == http.StatusNotFound && r.what != "no handler for route", r.what == "key not found", r.what == "no existing key", r.what == "too old":
 		return providers.NoSuchKey

@@ -18,6 +18,8 @@ const (
 	// pauseAfterLogin is for how long a token that was just got is not replaced because it is refused: it
 	// then lacks a permission.
 	pauseAfterLogin = 5 * time.Second
+	pauseIfInvalid  = 100 * time.Millisecond // if Vault says that it does not know the token
+	invalidToken    = "invalid token"
 	longestLogin    = 10 * time.Second // between attempts
 	lookAtFiles     = 5 * time.Second
 )
@@ -53,7 +55,7 @@ func (s *session) start(ctx context.Context) error {
 	const op = "logging in to Vault"
 	ctx, cancel := context.WithTimeout(ctx, 5*s.client.timeout)
 	defer cancel()
-	err := s.renewed(ctx, "", false)
+	err := s.renewed(ctx, "", false, 0)
 	if err == nil {
 		return nil
 	}
@@ -80,7 +82,7 @@ func (s *session) current(ctx context.Context) (string, error) {
 	if token != "" {
 		return token, nil
 	}
-	return s.replaced(ctx, "")
+	return s.replaced(ctx, "", nil)
 }
 
 // ends is when the token is no good any more; mu is held.
@@ -93,8 +95,12 @@ func (s *session) ends() time.Time {
 
 // replaced returns another token than old, which Vault has refused. It fails with errJustReplaced if old is
 // too new for that to help.
-func (s *session) replaced(ctx context.Context, old string) (string, error) {
-	if err := s.renewed(ctx, old, false); errors.Is(err, errJustReplaced) {
+func (s *session) replaced(ctx context.Context, old string, because *refusal) (string, error) {
+	young := pauseAfterLogin
+	if because != nil && because.what == invalidToken {
+		young = pauseIfInvalid
+	}
+	if err := s.renewed(ctx, old, false, young); errors.Is(err, errJustReplaced) {
 		return "", err
 	} else if err != nil {
 		return "", failure(providers.Transient, "logging in to Vault", err) // it is tried again and again
@@ -104,8 +110,9 @@ func (s *session) replaced(ctx context.Context, old string) (string, error) {
 	return s.grant.token, nil
 }
 
-// renewed renews the token old, or else logs in. It does nothing if old is not the token any more.
-func (s *session) renewed(ctx context.Context, old string, renew bool) error {
+// renewed renews the token old, or else logs in. It does nothing if old is not the token any more, and does not
+// log in if old is younger than young.
+func (s *session) renewed(ctx context.Context, old string, renew bool, young time.Duration) error {
 	began := time.Now()
 	select {
 	case s.turn <- struct{}{}:
@@ -125,22 +132,21 @@ func (s *session) renewed(ctx context.Context, old string, renew bool) error {
 	switch {
 	case now != old && now != "" && !expired:
 		return nil
-	case !renew && !expired && time.Since(got) < pauseAfterLogin && now != "":
+	case !renew && !expired && time.Since(got) < young && now != "":
 		return errJustReplaced
 	case failed != nil: // while we waited: what others have tried, we need not
 		return failed
 	}
-	var g grant
-	var err error
 	if renew {
-		g, err = s.renew(ctx, old)
+		g, err := s.renew(ctx, old)
+		if err == nil && g.ttl >= first/2 || err != nil && !forbidden(err) {
+			s.keepGrant(g, err, true)
+			return err
+		}
+		// Its end is near, whatever is renewed, or it is no good. What is left of it must do if logging in fails.
 	}
-	if !renew || err != nil && forbidden(err) || err == nil && g.ttl < first/2 {
-		if again, lerr := s.login(ctx); lerr == nil || err != nil {
-			g, err, renew = again, lerr, false
-		} // otherwise, what is left of the token must do
-	}
-	s.keepGrant(g, err, renew)
+	g, err := s.login(ctx)
+	s.keepGrant(g, err, false)
 	return err
 }
 
@@ -205,7 +211,7 @@ func (s *session) keep(ctx context.Context) {
 		old, renewable := s.grant.token, s.grant.renewable
 		s.mu.Unlock()
 		attempt, cancel := context.WithTimeout(ctx, 2*s.client.timeout)
-		if err := s.renewed(attempt, old, renewable && old != ""); err != nil {
+		if err := s.renewed(attempt, old, renewable && old != "", 0); err != nil {
 			pause = min(2*pause, longestLogin)
 		}
 		cancel()
