@@ -178,19 +178,15 @@ func endorsement(ctx context.Context, out, said io.Writer, args []string) error 
 		if err != nil {
 			return err
 		}
-		f, err := enrol.FingerprintOf(e.Public)
-		if err != nil {
-			return err
-		}
 		certificate := "no certificate"
 		if e.Certificate != nil {
 			certificate = "certificate"
 		}
-		line := f.String()
-		if *identity != "" {
-			line += " " + *identity
+		line, err := enrol.ListLine(e.Public, *identity, e.Name+", "+certificate)
+		if err != nil {
+			return err
 		}
-		if _, err := fmt.Fprintf(out, "%s  # %s, %s\n", line, e.Name, certificate); err != nil {
+		if _, err := fmt.Fprintln(out, line); err != nil {
 			return err
 		}
 	}

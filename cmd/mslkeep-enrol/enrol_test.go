@@ -210,6 +210,47 @@ func TestAuthorisation(t *testing.T) {
 	}
 }
 
+// TestConnections: those that only hold connections open keep others out no longer than they hold them.
+func TestConnections(t *testing.T) {
+	l := &lab{t: t, dir: t.TempDir()}
+	if err := os.Mkdir(l.path("devices"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l.write("list", "")
+	address := strings.Trim(strings.TrimPrefix(l.serve("--endorsement-keys", l.path("list")), "http:"), "/")
+	answered := func() bool {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_, _ = io.WriteString(c, "POST /enrol/answer HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}") // it may be closed
+		said, err := bufio.NewReader(c).ReadString('\n')
+		return err == nil && strings.Contains(said, " 404 ")
+	}
+	var held []net.Conn
+	for range maxConns {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, c)
+	}
+	for began := time.Now(); answered(); time.Sleep(5 * time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			t.Fatalf("there are more than %d connections", maxConns)
+		}
+	}
+	for _, c := range held {
+		c.Close()
+	}
+	for began := time.Now(); !answered(); time.Sleep(5 * time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			t.Fatal("it does not come back")
+		}
+	}
+}
+
 // TestUsage: what cannot be understood is said in one line, and nothing is done.
 func TestUsage(t *testing.T) {
 	l := &lab{t: t, dir: t.TempDir()}

@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/mslkeep/mslkeep/tpm/enrol"
@@ -26,6 +27,7 @@ const (
 	idleTime     = 30 * time.Second
 	shutdownTime = 5 * time.Second
 	maxHeader    = 8 << 10 // bytes
+	maxConns     = 256
 )
 
 // serve answers devices until it is told to stop.
@@ -70,7 +72,18 @@ func serve(ctx context.Context, out, said io.Writer, args []string) error {
 
 // answer runs the HTTP server.
 func answer(ctx context.Context, l net.Listener, s http.Handler, log *slog.Logger) error {
-	server := &http.Server{Handler: s, ReadTimeout: requestTime, WriteTimeout: requestTime, IdleTimeout: idleTime,
+	var open atomic.Int32
+	limit := func(c net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			if open.Add(1) > maxConns {
+				c.Close()
+			}
+		case http.StateClosed:
+			open.Add(-1)
+		}
+	}
+	server := &http.Server{Handler: s, ConnState: limit, ReadTimeout: requestTime, WriteTimeout: requestTime, IdleTimeout: idleTime,
 		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()

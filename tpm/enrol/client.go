@@ -17,6 +17,8 @@ import (
 	"unicode"
 )
 
+var errForeign = errors.New("what the server says is not of this protocol")
+
 // A Device is a TPM with an identity key, to be enrolled. Package tpm has one.
 type Device interface {
 	// Endorsements are the TPM's endorsement keys, each made when it is asked for, which can take seconds. An error ends them.
@@ -78,6 +80,9 @@ func enrolWith(ctx context.Context, client *http.Client, base *url.URL, identity
 	var r result
 	err = post(ctx, client, base.JoinPath(answerPath), &answer{c.ID, authenticate(secret, said), signature}, &r)
 	clear(secret)
+	if err == nil && r.Identity != identity {
+		err = errForeign
+	}
 	return err
 }
 
@@ -109,7 +114,7 @@ func post(ctx context.Context, client *http.Client, to *url.URL, request, respon
 		return &refusal
 	}
 	if err := json.Unmarshal(body, response); err != nil {
-		return errors.New("what the server says is not of this protocol")
+		return errForeign
 	}
 	return nil
 }

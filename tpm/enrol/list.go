@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -97,7 +98,7 @@ func parseList(r io.Reader) (map[Fingerprint][]string, error) {
 		if size += len(lines.Bytes()) + 1; size > maxList {
 			return nil, fmt.Errorf("longer than %d bytes", maxList)
 		}
-		text, _, _ := strings.Cut(lines.Text(), "#")
+		text, _, _ := strings.Cut(" "+lines.Text(), " #")
 		key, identity, _ := strings.Cut(strings.TrimSpace(text), " ")
 		if key == "" {
 			continue
@@ -120,6 +121,27 @@ func parseList(r io.Reader) (map[Fingerprint][]string, error) {
 		}
 	}
 	return known, lines.Err()
+}
+
+// ListLine returns the line of a list for a TPM2B_PUBLIC, and an identity unless it is empty. Not every identity can be on a list.
+func ListLine(area []byte, identity, comment string) (string, error) {
+	f, err := FingerprintOf(area)
+	if err != nil {
+		return "", err
+	}
+	line := f.String()
+	if identity != "" {
+		line += " " + identity
+	}
+	line += " # " + comment
+	known, err := parseList(strings.NewReader(line))
+	if err != nil {
+		return "", err
+	}
+	if identities := known[f]; len(known) != 1 || identity != "" && !slices.Equal(identities, []string{identity}) {
+		return "", errors.New("an identity with such spaces cannot be on a list")
+	}
+	return line, nil
 }
 
 // check refuses keys that are not on the list, or not for that identity.

@@ -109,6 +109,38 @@ func TestList(t *testing.T) {
 	s.refuses("device-5", d, enrol.Unavailable)
 }
 
+// TestListLine: a line for each identity that a list can have.
+func TestListLine(t *testing.T) {
+	d := newDevice(newChip(t, nil), signing())
+	e := d.endorsement(d.endorsements[0])
+	list := filepath.Join(t.TempDir(), "list")
+	for _, identity := range []string{"", "a", "a#b", "#a", "a b", "a  b", "ä/.. "} {
+		line, err := enrol.ListLine(e.Public, identity, "comment # of it")
+		if bad := strings.HasPrefix(identity, "#") || strings.HasSuffix(identity, " "); (err != nil) != bad {
+			t.Errorf("%q: %q, %v", identity, line, err)
+		}
+		if err != nil {
+			continue
+		}
+		write(t, list, line)
+		s := newServer(t, enrol.Config{Endorsements: list})
+		if identity != "" {
+			s.refuses("another", d, enrol.IdentityDenied)
+			s.enrols(identity, d)
+		} else {
+			s.enrols("another", d)
+		}
+	}
+	for _, identity := range []string{"a #b", "a\nb", strings.Repeat("a", 81)} {
+		if line, err := enrol.ListLine(e.Public, identity, ""); err == nil {
+			t.Errorf("%q: %q", identity, line)
+		}
+	}
+	if line, err := enrol.ListLine([]byte("key"), "a", ""); err == nil {
+		t.Errorf("no key: %q", line)
+	}
+}
+
 // TestServers: a device is told what a server said that is none, in a way that its terminal survives.
 func TestServers(t *testing.T) {
 	d := newDevice(newChip(t, nil), signing())
