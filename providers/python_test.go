@@ -45,7 +45,7 @@ func TestPython(t *testing.T) {
 	}
 	defer c.Close()
 	d, err := c.Provider().(providers.Describer).Describe(t.Context())
-	if err != nil || d.Name != "python-example" {
+	if err != nil || d.Name != "python-example" || len(d.Warnings) != 1 {
 		t.Errorf("%+v, %v", d, err)
 	}
 	if _, ok := c.Provider().(providers.Rotator); ok {
@@ -67,7 +67,7 @@ func TestPython(t *testing.T) {
 	cfg.Settings = []byte(`{"pin":"1"}`)
 	if _, err := providers.Connect(t.Context(), cfg); err == nil {
 		t.Error("unknown settings were taken")
-	} else if e, ok := errors.AsType[*plugin.StartError](err); !ok || e.Output == "" {
+	} else if e, ok := errors.AsType[*plugin.StartError](err); !ok || e.Output == "" || providers.CauseOf(err) != providers.CauseSettings {
 		t.Errorf("unknown settings: %v", err)
 	}
 }

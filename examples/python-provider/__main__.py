@@ -122,7 +122,7 @@ class Provider:
 
     def Describe(self, request):
         return pb.DescribeReply(name="python-example", version="1", generates=True, imports=True, destroys=True, many=True,
-                                generate_types=SIZES, import_types=SIZES)
+                                generate_types=SIZES, import_types=SIZES, warnings=["an example: its keys are in a file, in the clear"])
 
     def Health(self, request):
         for name in list(self.keys.keys):
@@ -222,7 +222,8 @@ def main():
     harden()
     settings = json.loads(os.pread(SETTINGS_FD, 1 << 20, 0))
     if set(settings) != {"file"}:
-        sys.exit("settings must have file, and nothing else")
+        print("settings must have file, and nothing else", file=sys.stderr)
+        sys.exit(20)  # what to advise; see provider.proto
     provider = Provider(Keys(settings["file"]))
 
     private, cert, der = certificate()
