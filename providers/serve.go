@@ -26,6 +26,8 @@ import (
 const (
 	maxSettings = 1 << 20 // bytes of a provider's configuration
 	maxCalls    = 256     // at once
+	// gcPercent is for a heap as small as a provider's, which would be collected all the time.
+	gcPercent = 400
 )
 
 // errAbsent answers a call that Describe has not advertised.
@@ -85,6 +87,7 @@ func Serve(p Provider) error {
 	if c, ok := p.(io.Closer); ok {
 		defer c.Close()
 	}
+	debug.SetGCPercent(gcPercent)
 	s := &server{p: p}
 	child, err := plugin.ServeGRPC(Protocol, func(g *grpc.Server) { pb.RegisterProviderServer(g, s) },
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxCalls),
