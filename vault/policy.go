@@ -45,9 +45,11 @@ func Policy(c Config) (string, error) {
 // rules are those of the policy, in order.
 func (c *Config) rules() []rule {
 	update := []string{"update"}
-	rules := []rule{
-		{"auth/token/lookup-self", []string{"read"}}, {"auth/token/renew-self", update}, {"auth/token/revoke-self", update},
-		{"sys/capabilities-self", update}, {c.Mount + "/random", update},
+	rules := []rule{{"auth/token/renew-self", update}, {"sys/capabilities-self", update}, {c.Mount + "/random", update}}
+	if c.Auth.Method == "token" {
+		rules = append(rules, rule{"auth/token/lookup-self", []string{"read"}})
+	} else {
+		rules = append(rules, rule{"auth/token/revoke-self", update})
 	}
 	keys := maps.Clone(c.Keys)
 	if keys == nil {
