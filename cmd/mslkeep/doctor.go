@@ -30,6 +30,8 @@ agent's own doctor at keys, hardening, clock, and providers: their binaries, dev
 If [agent] names a socket, name the agent's own configuration too, and run this as the agent's user; otherwise only
 what the agent that runs there tells is looked at.
 
+While serve runs, the addresses that it listens on are taken, and doctor says so.
+
 A line is: ok, warning or problem; the name of the check; what was found; what to do about it.
 It ends with 1 if there is a problem. Warnings alone end with 0.
 
