@@ -74,7 +74,8 @@ type ProviderClient interface {
 	Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthReply, error)
 	// Keys lists every version of every key.
 	Keys(ctx context.Context, in *KeysRequest, opts ...grpc.CallOption) (*KeysReply, error)
-	// Open says what one version of a key is and can do.
+	// Open says what one version of a key is and can do. A provider that remembers keys looks again for a version that it
+	// does not know, since another process may have made it, or destroyed others.
 	Open(ctx context.Context, in *OpenRequest, opts ...grpc.CallOption) (*KeyReply, error)
 	// PublicKey returns the public half of a key pair. Do can do that, too.
 	PublicKey(ctx context.Context, in *PublicKeyRequest, opts ...grpc.CallOption) (*PublicKeyReply, error)
@@ -210,7 +211,8 @@ type ProviderServer interface {
 	Health(context.Context, *HealthRequest) (*HealthReply, error)
 	// Keys lists every version of every key.
 	Keys(context.Context, *KeysRequest) (*KeysReply, error)
-	// Open says what one version of a key is and can do.
+	// Open says what one version of a key is and can do. A provider that remembers keys looks again for a version that it
+	// does not know, since another process may have made it, or destroyed others.
 	Open(context.Context, *OpenRequest) (*KeyReply, error)
 	// PublicKey returns the public half of a key pair. Do can do that, too.
 	PublicKey(context.Context, *PublicKeyRequest) (*PublicKeyReply, error)
