@@ -79,7 +79,7 @@ func (c *chip) health() error {
 	if err != nil {
 		return err
 	}
-	if p[tpm2.TPMPTPermanent]&(1<<9) == 0 { // TPMA_PERMANENT.inLockout
+	if p[tpm2.TPMPTPermanent]&inLockout == 0 {
 		return nil
 	}
 	p, err = c.properties(tpm2.TPMPTLockoutCounter, 4)
@@ -87,5 +87,5 @@ func (c *chip) health() error {
 		return err
 	}
 	return failure(providers.Transient, "checking a TPM", fmt.Errorf("it is locked after %d wrong authorisation values; it forgets one each %d seconds",
-		p[tpm2.TPMPTLockoutCounter], p[tpm2.TPMPTLockoutRecovery]))
+		p[tpm2.TPMPTLockoutCounter], p[tpm2.TPMPTLockoutInterval]))
 }

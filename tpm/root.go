@@ -103,7 +103,7 @@ func (c *chip) readRoot() (*root, error) {
 // ownerHasPassword asks before it is tried to do without: what is refused is never tried.
 func (c *chip) ownerHasPassword() (bool, error) {
 	p, err := c.properties(tpm2.TPMPTPermanent, 1)
-	return p[tpm2.TPMPTPermanent]&1 != 0, err // TPMA_PERMANENT.ownerAuthSet
+	return p[tpm2.TPMPTPermanent]&ownerAuthSet != 0, err
 }
 
 // makeRoot makes the storage root key, and keeps it in the chip if the configuration says so.

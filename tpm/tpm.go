@@ -190,11 +190,3 @@ func (p *Provider) RootName() []byte {
 	defer p.chip.mu.Unlock()
 	return append([]byte(nil), p.chip.pinned...)
 }
-
-// Describe names the chip.
-func (p *Provider) Describe(ctx context.Context) (providers.Description, error) {
-	return do(ctx, p, "describing a TPM", useKeys, func(c *chip) (providers.Description, error) {
-		types := []providers.KeyType{providers.AES128, providers.AES256, providers.HMACSHA256, providers.RSA2048, providers.ECP256}
-		return providers.Description{Name: "tpm " + c.facts.manufacturer, Version: c.facts.firmware, Generates: types, Imports: types, MaxData: maxData}, nil
-	})
-}
