@@ -13,54 +13,33 @@ import (
 	"testing"
 )
 
-// A simulator is a TPM without the kernel's resource manager, which would remove what killed processes leave in it.
-type simulator struct {
-	t    *testing.T
-	dir  string
-	stop func()
-}
-
-// newSimulator starts a TPM until the test ends.
-func newSimulator(t *testing.T) *simulator {
+// startTPM starts a simulated TPM until the test ends, and returns its name as a device.
+func startTPM(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "tpm") // short, for the socket's path
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &simulator{t, dir, func() {}}
-	t.Cleanup(func() {
-		s.stop()
-		os.RemoveAll(dir)
-	})
-	s.boot()
-	return s
-}
-
-// boot cuts the power, and starts it again.
-func (s *simulator) boot() {
-	s.t.Helper()
-	s.stop()
-	socket := filepath.Join(s.dir, "server")
-	_ = os.Remove(socket)
-	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+s.dir, "--ctrl", "type=unixio,path="+filepath.Join(s.dir, "ctrl"),
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "server")
+	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+dir, "--ctrl", "type=unixio,path="+filepath.Join(dir, "ctrl"),
 		"--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")
 	if err := cmd.Start(); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	s.stop = func() {
+	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-	}
-	eventually(s.t, patience, "swtpm listens", func() bool {
+	})
+	eventually(t, patience, "swtpm listens", func() bool {
 		conn, err := net.Dial("unix", socket)
 		if err != nil {
 			return false
 		}
 		return conn.Close() == nil
 	})
+	return "swtpm:unix:" + socket
 }
-
-func (s *simulator) address() string { return "swtpm:unix:" + filepath.Join(s.dir, "server") }
 
 const enrolledAgent = `keys = "keys"
 key-source = "file:unlock"
@@ -80,8 +59,7 @@ folder = %q
 func TestDevice(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	chip := newSimulator(t)
-	tpm := chip.address()
+	tpm := startTPM(t)
 	for _, dir := range []string{"devices", "tpm"} {
 		if err := os.Mkdir(w.path(dir), 0o700); err != nil {
 			t.Fatal(err)
@@ -92,7 +70,6 @@ func TestDevice(t *testing.T) {
 	enrolment := start(t, nil, "mslkeep-enrol", "serve", "--listen", "127.0.0.1:0", "--devices", w.path("devices"), "--endorsement-keys", w.path("list"), "--identities", "sensor/*", "--replace")
 	_, url, _ := strings.Cut(enrolment.line(), "enrolling at ")
 	enrol := func(identity string, more ...string) result {
-		chip.boot()
 		return w.mslkeep(append([]string{"device", "enrol", "--tpm", tpm, "--keys", w.path("tpm"), "--url", url, "--identity", identity}, more...)...)
 	}
 	enrol("sensor/2").oneLine(t, exitRefused, "identity")
@@ -108,8 +85,7 @@ func TestDevice(t *testing.T) {
 	s := w.serve()
 	for scheme, kind := range map[string]string{"ECC": "ec-p256", "RSA": "rsa-2048"} {
 		send := func(text string) result {
-			chip.boot()
-			return w.send("device-3", s, "--scheme", scheme, "--identity", "sensor/1", "--key-id", "sensor/1", text)
+				return w.send("device-3", s, "--scheme", scheme, "--identity", "sensor/1", "--key-id", "sensor/1", text)
 		}
 		if out := enrol("sensor/1", "--type", kind).ok(t); !strings.Contains(out, "enrolled") {
 			t.Errorf("%s: it said %q", scheme, out)
