@@ -124,6 +124,11 @@ func (p *Provider) Describe(ctx context.Context) (providers.Description, error) 
 		d.Imports = []providers.KeyType{providers.AES128, providers.AES256, providers.HMACSHA256}
 	}
 	slices.Sort(d.Generates)
+	if wide, err := p.Wide(ctx); err == nil { // it may not be allowed to ask
+		for _, w := range wide {
+			d.Warnings = append(d.Warnings, "the policy is too wide: "+w)
+		}
+	}
 	return d, nil
 }
 

@@ -141,6 +141,7 @@ func TestKubernetes(t *testing.T) {
 		t.Fatal(err)
 	}
 	pod := jwtOf(t, private, map[string]any{"iss": "kubernetes/serviceaccount", "sub": "system:serviceaccount:default:agent", "exp": time.Now().Add(time.Hour).Unix(),
+		"iat": time.Now().Unix(), "nbf": time.Now().Add(-time.Minute).Unix(),
 		"kubernetes.io": map[string]any{"namespace": "default", "serviceaccount": map[string]string{"name": "agent", "uid": "1"}}})
 	api := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
