@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -26,8 +27,10 @@ const (
 	maxAuth = sha256.Size // bytes: a chip takes no more than its hash has
 	// minRandomAuth is how many bytes a value must have to be believed random: 16 in hexadecimal, or 24 of base64.
 	minRandomAuth = 24
-	// refusedFile, in the folder of keys, says of which authorisation value the chip has said that it is wrong.
+	// refusedFile, in the folder of keys, says of which authorisation values the chip has said that they are wrong, and of the
+	// last ones only.
 	refusedFile = "auth.refused"
+	maxRefused  = 500
 )
 
 var (
@@ -105,6 +108,7 @@ func (c *chip) authOf(k *stored) (auth *secret.Bytes, done func(error) error, er
 	if err != nil {
 		return nil, nil, failure(providers.Locked, op, err)
 	}
+	id += hex.EncodeToString(k.name.Buffer[2:10]) // another key may have another value
 	if err := c.mayTry(id, k); err != nil {
 		auth.Wipe()
 		return nil, nil, err
@@ -115,8 +119,8 @@ func (c *chip) authOf(k *stored) (auth *secret.Bytes, done func(error) error, er
 		case isAuth(err):
 			return c.refuse(id, err)
 		case err == nil:
-			c.proven = id
-		case isLost(err) && c.proven != id:
+			c.prove(id, true)
+		case isLost(err) && !c.proven[id]:
 			// Whether the value is wrong is not known, so this operation does not try it again.
 			c.drop()
 			return failure(providers.Transient, op, err)
@@ -129,14 +133,15 @@ func (c *chip) authOf(k *stored) (auth *secret.Bytes, done func(error) error, er
 // or when the chip allows one more wrong one only.
 func (c *chip) mayTry(id string, k *stored) error {
 	const op = "authorising the use of a key"
-	if c.proven == id {
+	right, known := c.proven[id]
+	if right {
 		return nil
 	}
-	b, err := os.ReadFile(filepath.Join(c.config.Folder, refusedFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	refused, err := c.refusedBefore()
+	if err != nil {
 		return failure(providers.Locked, op, err)
 	}
-	if c.refused == id || strings.TrimSpace(string(b)) == id {
+	if known || slices.Contains(refused, id) {
 		return failure(providers.Locked, op, errRefused)
 	}
 	if k.area.ObjectAttributes.NoDA {
@@ -152,13 +157,31 @@ func (c *chip) mayTry(id string, k *stored) error {
 	return nil
 }
 
+// prove remembers whether an authorisation value is right.
+func (c *chip) prove(id string, right bool) {
+	if c.proven == nil || len(c.proven) >= maxKeys { // what was refused is in a file, too
+		c.proven = make(map[string]bool)
+	}
+	c.proven[id] = right
+}
+
+// refusedBefore reads what refuse has written.
+func (c *chip) refusedBefore() ([]string, error) {
+	b, err := os.ReadFile(filepath.Join(c.config.Folder, refusedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return strings.Fields(string(b)), err
+}
+
 // refuse remembers that an authorisation value is wrong, so that not even another process tries it again.
 func (c *chip) refuse(id string, cause error) error {
-	c.refused, c.proven = id, ""
-	path := filepath.Join(c.config.Folder, refusedFile)
-	os.Remove(path) // it may not be there
-	if err := writeNew(c.config.Folder, refusedFile, []byte(id+"\n")); err != nil {
-		cause = errors.Join(cause, err)
+	c.prove(id, false)
+	refused, err := c.refusedBefore()
+	refused = append(refused, id)
+	text := strings.Join(refused[max(0, len(refused)-maxRefused):], "\n") + "\n"
+	if werr := replaceFile(c.config.Folder, refusedFile, []byte(text)); err == nil {
+		err = werr
 	}
-	return failure(providers.Locked, "authorising the use of a key", cause)
+	return failure(providers.Locked, "authorising the use of a key", errors.Join(cause, err))
 }

@@ -28,6 +28,7 @@ type bus struct {
 	mu           sync.Mutex
 	record       bytes.Buffer
 	counts       map[tpm2.TPMCC]uint64
+	hooks        sync.Mutex // one runs at a time
 	// meddle is asked about each command, from the goroutine of the connection. It may answer in the chip's place, or cut the
 	// connection off by returning false.
 	meddle func(cc tpm2.TPMCC, command []byte) (response []byte, ok bool)
@@ -80,7 +81,10 @@ func (b *bus) serve(conn net.Conn) {
 		var response []byte
 		if meddle != nil {
 			var ok bool
-			if response, ok = meddle(cc, command); !ok {
+			b.hooks.Lock()
+			response, ok = meddle(cc, command)
+			b.hooks.Unlock()
+			if !ok {
 				return
 			}
 		}
@@ -93,7 +97,10 @@ func (b *bus) serve(conn net.Conn) {
 			}
 		}
 		if answer != nil {
-			if response = answer(cc, response); response == nil {
+			b.hooks.Lock()
+			response = answer(cc, response)
+			b.hooks.Unlock()
+			if response == nil {
 				return
 			}
 		}

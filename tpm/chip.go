@@ -48,8 +48,7 @@ type chip struct {
 	checked  map[string]bool // names of keys that were found to be good
 	counters map[tpm2.TPMHandle]*counter
 
-	// The authorisation value that was accepted last, and the one that was not, by what authOf knows them.
-	proven, refused string
+	proven map[string]bool // authorisation values, by what authOf knows them: true were accepted, and false were not
 
 	mu     sync.Mutex // for what others than the queue's goroutine read
 	counts map[tpm2.TPMCC]uint64

@@ -16,7 +16,6 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
-	"github.com/mslkeep/mslkeep/internal/secret"
 	"github.com/mslkeep/mslkeep/providers"
 )
 
@@ -49,115 +48,7 @@ func commands(p *Provider, last *map[tpm2.TPMCC]uint64) map[tpm2.TPMCC]uint64 {
 	return out
 }
 
-// TestWrongAuth: a wrong authorisation value is tried once, and none when one more would lock the chip.
-func TestWrongAuth(t *testing.T) {
-	ctx, s := t.Context(), newTPM(t)
-	config := withAuth(t, s.config(t))
-	p := open(t, config)
-	key := generate[providers.MACer](t, p, "mac", providers.HMACSHA256)
-	path := config.AuthSource[len("file:"):]
-	if _, err := key.MAC(ctx, nil); err != nil { // which the chip wants again, the first time after a reset
-		t.Fatal(err)
-	}
-	for i, wrong := range []string{"wrong", "wrong too", "and wrong", "again wrong"} {
-		write(t, path, wrong)
-		var last map[tpm2.TPMCC]uint64
-		commands(p, &last)
-		for try := range 3 {
-			_, err := key.MAC(ctx, nil)
-			code(t, wrong, err, providers.Locked)
-			want := uint64(0)
-			if try == 0 && i < 2 { // swtpm is locked after three
-				want = 1
-			}
-			if got := commands(p, &last)[tpm2.TPMCCHMAC]; got != want {
-				t.Errorf("value %d, use %d: %d commands tried it", i, try, got)
-			}
-		}
-		if i != 1 {
-			continue
-		}
-		p.Close() // and another process with the same file does not either
-		p = open(t, config)
-		key = opened[providers.MACer](t, p, "mac")
-		_, err := key.MAC(ctx, nil)
-		code(t, "in another process", err, providers.Locked)
-		if got := p.Commands()[tpm2.TPMCCHMAC]; got != 0 {
-			t.Error("another process has tried it again")
-		}
-	}
-	raw(t, p, func(c *chip) error {
-		values, err := c.properties(tpm2.TPMPTLockoutCounter, 1)
-		if values[tpm2.TPMPTLockoutCounter] != 2 {
-			t.Errorf("the chip counts %d failures", values[tpm2.TPMPTLockoutCounter])
-		}
-		return err
-	})
-}
-
-// TestRightAgain: when the right value is back in the file, it works.
-func TestRightAgain(t *testing.T) {
-	config := withAuth(t, newTPM(t).config(t))
-	p := open(t, config)
-	key := generate[providers.MACer](t, p, "mac", providers.HMACSHA256)
-	path := config.AuthSource[len("file:"):]
-	write(t, path, "wrong")
-	_, err := key.MAC(t.Context(), nil)
-	code(t, "wrong", err, providers.Locked)
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	_, err = key.MAC(t.Context(), nil)
-	code(t, "no file", err, providers.Locked)
-	write(t, path, testAuth)
-	if _, err := key.MAC(t.Context(), nil); err != nil {
-		t.Error(err)
-	}
-}
-
-// TestLockout: keys with protection from guessing fail while others have locked the chip, and those without do not.
-func TestLockout(t *testing.T) {
-	ctx, s := t.Context(), newTPM(t)
-	config := withAuth(t, s.config(t))
-	p := open(t, config)
-	key := generate[providers.MACer](t, p, "mac", providers.HMACSHA256)
-	if _, err := key.MAC(ctx, nil); err != nil {
-		t.Fatal(err)
-	}
-	for range 3 {
-		raw(t, p, func(c *chip) error {
-			k := key.(*macKey).stored
-			h, err := c.load(k)
-			if err != nil {
-				return err
-			}
-			wrong := secret.Take([]byte("guess"))
-			_, err = tpm2.Hmac{Handle: tpm2.AuthHandle{Handle: h, Name: k.name, Auth: c.plain.with(wrong, encryptNone)}, HashAlg: tpm2.TPMAlgSHA256}.Execute(c)
-			if !isAuth(err) {
-				t.Errorf("a wrong value: %v", err)
-			}
-			return nil
-		})
-	}
-	_, err := key.MAC(ctx, nil)
-	code(t, "use while locked", err, providers.Transient)
-	code(t, "health while locked", p.Health(ctx), providers.Transient)
-	p.Close()
-
-	config.AuthIsRandom = true
-	p = open(t, config)
-	if _, err := generate[providers.MACer](t, p, "free", providers.HMACSHA256).MAC(ctx, nil); err != nil {
-		t.Errorf("a key without protection from guessing: %v", err)
-	}
-	p.Close()
-	config.AuthSource, config.AuthIsRandom = "", false
-	p = open(t, config)
-	if _, err := generate[providers.MACer](t, p, "open", providers.HMACSHA256).MAC(ctx, nil); err != nil {
-		t.Errorf("a key with nothing to guess: %v", err)
-	}
-}
-
-// session is what a device does at the start of a session.
+// useAll uses keys of several kinds.
 func useAll(ctx context.Context, p *Provider) error {
 	ops := []providers.Operation{
 		{Key: "sign", Op: providers.OpSign, Mechanism: providers.ECDSAP256, Input: []byte("message")},
@@ -268,6 +159,18 @@ func TestGone(t *testing.T) {
 			t.Errorf("health after a reset: %v", err)
 		}
 	}
+}
+
+// TestFailureMode: a chip that has failed says of a ciphertext what a simulated one says of bad padding.
+func TestFailureMode(t *testing.T) {
+	bus := newBus(t, newTPM(t))
+	p := open(t, bus.config(t))
+	key := generate[providers.RSADecrypter](t, p, "rsa.decrypt", providers.RSA2048)
+	_, err := key.DecryptRSA(t.Context(), providers.RSAOAEP, make([]byte, 256))
+	code(t, "a bad ciphertext", err, providers.VerificationFailed)
+	bus.set(func(tpm2.TPMCC, []byte) ([]byte, bool) { return refusal(tpm2.TPMRCFailure), true })
+	_, err = key.DecryptRSA(t.Context(), providers.RSAOAEP, make([]byte, 256))
+	code(t, "a chip that has failed", err, providers.Device)
 }
 
 // TestBusy: codes that ask for it are followed by the same command, and no others.

@@ -176,8 +176,9 @@ func (k *rsaDecrypter) DecryptRSA(ctx context.Context, m providers.Mechanism, ci
 			response, err := tpm2.RSADecrypt{KeyHandle: h, CipherText: tpm2.TPM2BPublicKeyRSA{Buffer: ciphertext},
 				InScheme: tpm2.TPMTRSADecrypt{Scheme: tpm2.TPMAlgOAEP, Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgOAEP, &tpm2.TPMSEncSchemeOAEP{HashAlg: hash})},
 			}.Execute(c)
-			// A ciphertext not below the modulus is TPM_RC_VALUE or SIZE, bad padding VALUE (part 3 §14.3).
-			if is(err, tpm2.TPMRCValue, tpm2.TPMRCSize, tpm2.TPMRCFailure, tpm2.TPMRCNoResult) {
+			// A ciphertext not below the modulus is TPM_RC_VALUE or SIZE, and bad padding VALUE (part 3 §14.3), but libtpms says
+			// FAILURE, as a chip does that has failed: such a one says it of every other command, too.
+			if is(err, tpm2.TPMRCValue, tpm2.TPMRCSize) || is(err, tpm2.TPMRCFailure) && c.alive() {
 				return peerError{}
 			}
 			if err == nil {
@@ -187,6 +188,12 @@ func (k *rsaDecrypter) DecryptRSA(ctx context.Context, m providers.Mechanism, ci
 		})
 		return out, err
 	})
+}
+
+// alive reports whether the chip still does something.
+func (c *chip) alive() bool {
+	_, err := tpm2.GetRandom{BytesRequested: 1}.Execute(c)
+	return err == nil
 }
 
 // Agree computes the ECDH shared secret (TPM2_ECDH_ZGen). A peer's point that is not on the curve is Malformed, and not

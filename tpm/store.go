@@ -252,6 +252,17 @@ func (s *store) remove(k *stored, newest bool) error {
 
 // writeNew writes a file that must not be there yet, whole or not at all, and lasting.
 func writeNew(folder, file string, b []byte) error {
+	return writeFile(folder, b, func(temporary string) error {
+		return os.Link(temporary, filepath.Join(folder, file)) // which fails if the name is taken
+	})
+}
+
+// replaceFile writes a file that may be there.
+func replaceFile(folder, file string, b []byte) error {
+	return writeFile(folder, b, func(temporary string) error { return os.Rename(temporary, filepath.Join(folder, file)) })
+}
+
+func writeFile(folder string, b []byte, place func(temporary string) error) error {
 	f, err := os.CreateTemp(folder, ".new-*") // mode 0600
 	if err != nil {
 		return err
@@ -265,7 +276,7 @@ func writeNew(folder, file string, b []byte) error {
 		err = cerr
 	}
 	if err == nil {
-		err = os.Link(f.Name(), filepath.Join(folder, file)) // which fails if the name is taken
+		err = place(f.Name())
 	}
 	if err != nil {
 		return err

@@ -1,0 +1,138 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package tpm
+
+import (
+	"os"
+	"testing"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/mslkeep/mslkeep/internal/secret"
+	"github.com/mslkeep/mslkeep/providers"
+)
+
+// TestWrongAuth: a wrong authorisation value is tried once, and none when one more would lock the chip.
+func TestWrongAuth(t *testing.T) {
+	ctx, s := t.Context(), newTPM(t)
+	config := withAuth(t, s.config(t))
+	p := open(t, config)
+	key := generate[providers.MACer](t, p, "mac", providers.HMACSHA256)
+	path := config.AuthSource[len("file:"):]
+	if _, err := key.MAC(ctx, nil); err != nil { // which the chip wants again, the first time after a reset
+		t.Fatal(err)
+	}
+	for i, wrong := range []string{"wrong", "wrong too", "and wrong", "again wrong"} {
+		write(t, path, wrong)
+		var last map[tpm2.TPMCC]uint64
+		commands(p, &last)
+		for try := range 3 {
+			_, err := key.MAC(ctx, nil)
+			code(t, wrong, err, providers.Locked)
+			want := uint64(0)
+			if try == 0 && i < 2 { // swtpm is locked after three
+				want = 1
+			}
+			if got := commands(p, &last)[tpm2.TPMCCHMAC]; got != want {
+				t.Errorf("value %d, use %d: %d commands tried it", i, try, got)
+			}
+		}
+		if i != 1 {
+			continue
+		}
+		p.Close() // and another process with the same file does not either
+		p = open(t, config)
+		key = opened[providers.MACer](t, p, "mac")
+		_, err := key.MAC(ctx, nil)
+		code(t, "in another process", err, providers.Locked)
+		if got := p.Commands()[tpm2.TPMCCHMAC]; got != 0 {
+			t.Error("another process has tried it again")
+		}
+	}
+	raw(t, p, func(c *chip) error {
+		values, err := c.properties(tpm2.TPMPTLockoutCounter, 1)
+		if values[tpm2.TPMPTLockoutCounter] != 2 {
+			t.Errorf("the chip counts %d failures", values[tpm2.TPMPTLockoutCounter])
+		}
+		return err
+	})
+}
+
+// TestTwoValues: a wrong value of one key does not keep others from being used.
+func TestTwoValues(t *testing.T) {
+	config := withAuth(t, newTPM(t).config(t))
+	p := open(t, config)
+	old := generate[providers.MACer](t, p, "old", providers.HMACSHA256)
+	write(t, config.AuthSource[len("file:"):], "another value")
+	key := generate[providers.MACer](t, p, "new", providers.HMACSHA256)
+	for range 2 {
+		_, err := old.MAC(t.Context(), nil)
+		code(t, "the key with the old value", err, providers.Locked)
+		if _, err := key.MAC(t.Context(), nil); err != nil {
+			t.Errorf("the key with the new value: %v", err)
+		}
+	}
+}
+
+// TestRightAgain: when the right value is back in the file, it works.
+func TestRightAgain(t *testing.T) {
+	config := withAuth(t, newTPM(t).config(t))
+	p := open(t, config)
+	key := generate[providers.MACer](t, p, "mac", providers.HMACSHA256)
+	path := config.AuthSource[len("file:"):]
+	write(t, path, "wrong")
+	_, err := key.MAC(t.Context(), nil)
+	code(t, "wrong", err, providers.Locked)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	_, err = key.MAC(t.Context(), nil)
+	code(t, "no file", err, providers.Locked)
+	write(t, path, testAuth)
+	if _, err := key.MAC(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLockout: keys with protection from guessing fail while others have locked the chip, and those without do not.
+func TestLockout(t *testing.T) {
+	ctx, s := t.Context(), newTPM(t)
+	config := withAuth(t, s.config(t))
+	p := open(t, config)
+	key := generate[providers.MACer](t, p, "mac", providers.HMACSHA256)
+	if _, err := key.MAC(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		raw(t, p, func(c *chip) error {
+			k := key.(*macKey).stored
+			h, err := c.load(k)
+			if err != nil {
+				return err
+			}
+			wrong := secret.Take([]byte("guess"))
+			_, err = tpm2.Hmac{Handle: tpm2.AuthHandle{Handle: h, Name: k.name, Auth: c.plain.with(wrong, encryptNone)}, HashAlg: tpm2.TPMAlgSHA256}.Execute(c)
+			if !isAuth(err) {
+				t.Errorf("a wrong value: %v", err)
+			}
+			return nil
+		})
+	}
+	_, err := key.MAC(ctx, nil)
+	code(t, "use while locked", err, providers.Transient)
+	code(t, "health while locked", p.Health(ctx), providers.Transient)
+	p.Close()
+
+	config.AuthIsRandom = true
+	p = open(t, config)
+	if _, err := generate[providers.MACer](t, p, "free", providers.HMACSHA256).MAC(ctx, nil); err != nil {
+		t.Errorf("a key without protection from guessing: %v", err)
+	}
+	p.Close()
+	config.AuthSource, config.AuthIsRandom = "", false
+	p = open(t, config)
+	if _, err := generate[providers.MACer](t, p, "open", providers.HMACSHA256).MAC(ctx, nil); err != nil {
+		t.Errorf("a key with nothing to guess: %v", err)
+	}
+}
