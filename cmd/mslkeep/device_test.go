@@ -85,7 +85,7 @@ func TestDevice(t *testing.T) {
 	s := w.serve()
 	for scheme, kind := range map[string]string{"ECC": "ec-p256", "RSA": "rsa-2048"} {
 		send := func(text string) result {
-				return w.send("device-3", s, "--scheme", scheme, "--identity", "sensor/1", "--key-id", "sensor/1", text)
+			return w.send("device-3", s, "--scheme", scheme, "--identity", "sensor/1", "--key-id", "sensor/1", text)
 		}
 		if out := enrol("sensor/1", "--type", kind).ok(t); !strings.Contains(out, "enrolled") {
 			t.Errorf("%s: it said %q", scheme, out)
@@ -94,8 +94,17 @@ func TestDevice(t *testing.T) {
 		if out := send("hello from a TPM").ok(t); out != "hello from a TPM" {
 			t.Errorf("%s: answered %q", scheme, out)
 		}
+		// A session that is kept goes on without a new key exchange, until the file has gone.
+		store := []string{"--scheme", scheme, "--identity", "sensor/1", "--key-id", "sensor/1", "--store", w.path(scheme)}
+		w.send("device-3", s, append(store, "to begin")...).ok(t)
+		if r := w.report("device-3", s, append(store, "to go on")...); !r.MasterToken || r.KeyExchange {
+			t.Errorf("%s: with a store: %+v", scheme, r)
+		}
 		if err := os.Remove(w.path("devices", "sensor%2F1.pem")); err != nil {
 			t.Fatal(err)
+		}
+		if r := w.send("device-3", s, append(store, "to go on for ever")...); r.code != exitRefused || r.out != "" {
+			t.Errorf("%s: a session when it is enrolled no more: %d, %q, %s", scheme, r.code, r.out, r.err)
 		}
 		if r := send("once more"); r.code != exitRefused || r.out != "" {
 			t.Errorf("%s: when it is enrolled no more: %d, %q, %s", scheme, r.code, r.out, r.err)

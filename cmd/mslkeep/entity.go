@@ -226,11 +226,11 @@ func (c *config) trust(m *msl.Config) (err error) {
 		m.ECCPublicKeys[id] = key
 	}
 	if c.Peers.Directory != "" {
-		dir, err := os.OpenRoot(c.path(c.Peers.Directory))
+		dir, err := c.keyDirectory()
 		if err != nil {
-			return configError(fmt.Errorf("[peers] public-key-directory: %w", err), "make the folder")
+			return err
 		}
-		m.PublicKey = keyDirectory{dir}.find
+		m.PublicKey = dir.find
 	}
 	for _, f := range []struct {
 		name, file string
@@ -275,7 +275,24 @@ func peerKeys[K *rsa.PublicKey | *ecdsa.PublicKey](c *config, section string, li
 // path. It is looked at whenever an entity comes without a master token, so a file that is new, or gone, counts at once.
 type keyDirectory struct{ root *os.Root }
 
+func (c *config) keyDirectory() (keyDirectory, error) {
+	dir, err := os.OpenRoot(c.path(c.Peers.Directory))
+	if err != nil {
+		return keyDirectory{}, configError(fmt.Errorf("[peers] public-key-directory: %w", err), "make the folder")
+	}
+	return keyDirectory{dir}, nil
+}
+
 func (d keyDirectory) find(_ context.Context, keyID string) (crypto.PublicKey, error) {
+	data, err := d.read(keyID)
+	if err != nil || data == nil {
+		return nil, err
+	}
+	return parsePublicKey(data, d.root.Name())
+}
+
+// read returns what is in a file, or nil if there is none.
+func (d keyDirectory) read(keyID string) ([]byte, error) {
 	if keyID == "" || len(keyID) > 80 {
 		return nil, nil // 240 bytes, escaped
 	}
@@ -287,11 +304,7 @@ func (d keyDirectory) find(_ context.Context, keyID string) (crypto.PublicKey, e
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, 16<<10))
-	if err != nil {
-		return nil, err
-	}
-	return parsePublicKey(data, f.Name())
+	return io.ReadAll(io.LimitReader(f, 16<<10))
 }
 
 func publicKey(path string) (crypto.PublicKey, error) {

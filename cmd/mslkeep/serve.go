@@ -87,7 +87,7 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	if err := cfg.checkEntity(ctx, keys, mslConfig.Entity); err != nil {
 		return err
 	}
-	var custody msl.ServerKeys = keys
+	var custody ownKeys = keys
 	if cfg.Entities.Database != "" {
 		store, err := cfg.openEntities(ctx)
 		if err != nil {
@@ -95,6 +95,13 @@ func serve(ctx context.Context, c *cli, args []string) error {
 		}
 		defer store.Close()
 		custody = withRecords(keys, store)
+	}
+	if cfg.Peers.Directory != "" {
+		dir, err := cfg.keyDirectory()
+		if err != nil {
+			return err
+		}
+		custody = &enrolledKeys{custody, dir}
 	}
 	server, err := msl.NewServer(mslConfig, custody, &answering{handler, f.compression, tokens})
 	if err != nil {
