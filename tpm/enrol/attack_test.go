@@ -34,6 +34,10 @@ func TestPretendedKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	private, err := outside.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, policy := range map[string][]byte{"with an empty password": nil, "with a policy": policyAnybody(t, c)} {
 		t.Run(name, func(t *testing.T) {
 			area := signing()
@@ -62,7 +66,7 @@ func TestPretendedKey(t *testing.T) {
 			c.flush(loaded.ObjectHandle)
 			// With the private half, it cannot be said to be fixed to the TPM.
 			sensitive := tpm2.New2B(tpm2.TPMTSensitive{SensitiveType: tpm2.TPMAlgECC,
-				Sensitive: tpm2.NewTPMUSensitiveComposite(tpm2.TPMAlgECC, &tpm2.TPM2BECCParameter{Buffer: outside.D.FillBytes(make([]byte, 32))})})
+				Sensitive: tpm2.NewTPMUSensitiveComposite(tpm2.TPMAlgECC, &tpm2.TPM2BECCParameter{Buffer: private})})
 			if _, err := (tpm2.LoadExternal{InPrivate: sensitive, InPublic: tpm2.New2B(area), Hierarchy: tpm2.TPMRHNull}).Execute(c); err == nil {
 				t.Error("the TPM believes what a key says of itself")
 			}
@@ -186,11 +190,15 @@ func importKey(t *testing.T, c *chip) object {
 	if err != nil {
 		t.Fatal(err)
 	}
+	private, err := outside.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
 	area := signing()
 	area.ObjectAttributes.FixedTPM, area.ObjectAttributes.FixedParent, area.ObjectAttributes.SensitiveDataOrigin = false, false, false
 	area.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{X: tpm2.TPM2BECCParameter{Buffer: point[1:33]}, Y: tpm2.TPM2BECCParameter{Buffer: point[33:]}})
 	sensitive := tpm2.Marshal(tpm2.TPMTSensitive{SensitiveType: tpm2.TPMAlgECC,
-		Sensitive: tpm2.NewTPMUSensitiveComposite(tpm2.TPMAlgECC, &tpm2.TPM2BECCParameter{Buffer: outside.D.FillBytes(make([]byte, 32))})})
+		Sensitive: tpm2.NewTPMUSensitiveComposite(tpm2.TPMAlgECC, &tpm2.TPM2BECCParameter{Buffer: private})})
 	root := c.primary(tpm2.TPMRHOwner, tpm2.ECCSRKTemplate)
 	defer c.flush(root.ObjectHandle)
 	parent := tpm2.NamedHandle{Handle: root.ObjectHandle, Name: root.Name}

@@ -382,3 +382,24 @@ func TestFlood(t *testing.T) {
 	}
 	s.enrols("device-1", d)
 }
+
+// TestRace: of two TPMs that want the same identity at the same time, one gets it.
+func TestRace(t *testing.T) {
+	one, other := newDevice(newChip(t, nil), signing()), newDevice(newChip(t, nil), signing())
+	list := listing(t, map[*device]string{one: "", other: ""})
+	s := newServer(t, enrol.Config{Endorsements: list})
+	for i := range 10 {
+		identity := fmt.Sprint("device-", i)
+		results := make(chan error)
+		for _, d := range []*device{one, other} {
+			go func() { results <- s.enrol(identity, d) }()
+		}
+		first, second := <-results, <-results
+		if (first == nil) == (second == nil) || !errors.Is(errors.Join(first, second), enrol.Enrolled) {
+			t.Errorf("%s: %v, %v", identity, first, second)
+		}
+		if s.has(identity) == nil {
+			t.Error("nobody is enrolled")
+		}
+	}
+}
