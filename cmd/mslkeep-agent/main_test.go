@@ -115,6 +115,7 @@ func TestConfigRefusals(t *testing.T) {
 		good + "[[dh-groups]]\nid = \"x\"\np = \"2g\"\ng = \"2\"", good + strings.Repeat("[[dh-groups]]\nid = \"x\"\ngroup = \"modp2048\"\n", 2), good + "\x00", good + "[[providers]]\nname = \"a\"\nsha256 = \"0\"", good + "[[providers]]\nname = \"a\"\nbinary = \"/a\"",
 		good + "[[providers]]\nname = \"A:\"\nbinary = \"/a\"\nsha256 = \"0\"", good + strings.Repeat("[[providers]]\nname = \"a\"\nbinary = \"/a\"\nsha256 = \"0\"\n", 2),
 		good + "[[providers]]\nname = \"a\"\nbinary = \"/a\"\nsha256 = \"0\"\npin = \"1\"", good + "[limits]\nuses = -1",
+		good + "[[providers]]\nname = \"a\"\nbinary = \"/a\"\nsha256 = \"0\"\nprocesses = 17", good + "[[providers]]\nname = \"a\"\nbinary = \"/a\"\nsha256 = \"0\"\nprocesses = -1",
 	} {
 		if c, err := parseConfig(bad); err == nil {
 			t.Errorf("taken: %q: %+v", bad, c)

@@ -120,6 +120,46 @@ func TestProviderOfTokenKeys(t *testing.T) {
 	}
 }
 
+// TestProcesses: several processes of a provider are one provider. When it cannot list its keys, those of the others are
+// listed.
+func TestProcesses(t *testing.T) {
+	dir := t.TempDir()
+	path := initialized(t, strings.Replace(section(t, dir), "[providers.settings]", "processes = 3\n[providers.settings]", 1))
+	cfg, err := loadConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.manage = true
+	o, err := open(t.Context(), cfg, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.close()
+	if pids := o.running["other"].PIDs(); len(pids) != 3 {
+		t.Errorf("processes %v", pids)
+	}
+	peer := o.NewPeer()
+	defer peer.Close()
+	if _, err := peer.Handle(t.Context(), &wire.GenerateKeyRequest{Name: "other:x", Type: "keyset"}); err != nil {
+		t.Fatal(err)
+	}
+	list := func() *wire.KeysReply {
+		reply, err := peer.Handle(t.Context(), &wire.KeysRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reply.(*wire.KeysReply)
+	}
+	before := list()
+	if err := os.Rename(filepath.Join(dir, "keys"), filepath.Join(dir, "away")); err != nil {
+		t.Fatal(err)
+	}
+	r := list()
+	if len(r.Failed) != 1 || r.Failed[0].Name != "other" || len(before.Failed) != 0 || len(r.Keys) != len(before.Keys)-3 || len(r.Keys) == 0 {
+		t.Errorf("%d keys without those of %+v, and %d before", len(r.Keys), r.Failed, len(before.Keys))
+	}
+}
+
 func TestProviderFails(t *testing.T) {
 	dir := t.TempDir()
 	good := section(t, dir)
