@@ -98,15 +98,14 @@ func readAuth(source string) (*secret.Bytes, string, error) {
 // authOf returns a key's authorisation value, nil if it has none. The caller calls done with what the chip said.
 func (c *chip) authOf(k *stored) (auth *secret.Bytes, done func(error) error, err error) {
 	const op = "reading a key's authorisation value"
-	if !k.file.hasAuth {
-		return nil, func(err error) error { return err }, nil
-	}
-	if c.config.AuthSource == "" {
-		return nil, nil, failure(providers.Locked, op, errNoAuth)
-	}
-	auth, id, err := readAuth(c.config.AuthSource)
-	if err != nil {
-		return nil, nil, failure(providers.Locked, op, err)
+	id := "none" // which is wrong, too, if a file says so that others have made
+	if k.file.hasAuth {
+		if c.config.AuthSource == "" {
+			return nil, nil, failure(providers.Locked, op, errNoAuth)
+		}
+		if auth, id, err = readAuth(c.config.AuthSource); err != nil {
+			return nil, nil, failure(providers.Locked, op, err)
+		}
 	}
 	id += hex.EncodeToString(k.name.Buffer[2:10]) // another key may have another value
 	if err := c.mayTry(id, k); err != nil {

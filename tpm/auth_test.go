@@ -75,6 +75,35 @@ func TestTwoValues(t *testing.T) {
 	}
 }
 
+// TestFileWithoutAuth: a file that says that its key has no authorisation value, and is wrong, is found out once.
+func TestFileWithoutAuth(t *testing.T) {
+	config := withAuth(t, newTPM(t).config(t))
+	p := open(t, config)
+	k := generate[providers.MACer](t, p, "mac", providers.HMACSHA256).(*macKey).stored
+	file := *k.file
+	file.hasAuth = false
+	b, err := file.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, k.path, string(b))
+	for range 2 {
+		for range 3 {
+			_, err = opened[providers.MACer](t, p, "mac").MAC(t.Context(), nil)
+			code(t, "a file that says that there is no value", err, providers.Locked)
+		}
+		p.Close()
+		p = open(t, config)
+	}
+	raw(t, p, func(c *chip) error {
+		values, err := c.properties(tpm2.TPMPTLockoutCounter, 1)
+		if values[tpm2.TPMPTLockoutCounter] != 1 {
+			t.Errorf("the chip counts %d failures", values[tpm2.TPMPTLockoutCounter])
+		}
+		return err
+	})
+}
+
 // TestRightAgain: when the right value is back in the file, it works.
 func TestRightAgain(t *testing.T) {
 	config := withAuth(t, newTPM(t).config(t))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/mslkeep/mslkeep/internal/secret"
 	"github.com/mslkeep/mslkeep/providers"
 )
 
@@ -38,6 +39,7 @@ type chip struct {
 	ctx context.Context
 
 	device   device // nil: not connected
+	response []byte // the last one
 	facts    facts
 	root     *root    // nil: not found yet
 	plain    *session // for what has no policy; nil: not begun
@@ -112,7 +114,9 @@ func (c *chip) send(cc tpm2.TPMCC, command []byte) ([]byte, error) {
 	if cc == tpm2.TPMCCCreate || cc == tpm2.TPMCCCreatePrimary || cc == tpm2.TPMCCImport {
 		limit = slowTime
 	}
+	c.wipe()
 	response, err := c.device.exchange(command, time.Now().Add(limit))
+	c.response = response
 	if err == nil {
 		err = checkHeader(response)
 	}
@@ -120,6 +124,12 @@ func (c *chip) send(cc tpm2.TPMCC, command []byte) ([]byte, error) {
 		return nil, lostError{err}
 	}
 	return response, nil
+}
+
+// wipe forgets the last response. The library decrypts it where it is, and copies out of it.
+func (c *chip) wipe() {
+	secret.Wipe(c.response)
+	c.response = nil
 }
 
 // ready connects, if need be, and finds the storage root key.

@@ -179,6 +179,11 @@ func TestImportedMAC(t *testing.T) {
 			t.Errorf("%d bytes: %x, %v", n, got, err)
 		}
 	}
+	for range 600 { // random authorisation values of sequences, some of which end with zero
+		if _, err := opened[providers.MACer](t, p, "mac").MAC(t.Context(), make([]byte, 1025)); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // TestKeyFile: what is in a file is what the draft says, and what others may leave out is understood.

@@ -202,6 +202,7 @@ func attempt(c *chip, j *job) error {
 // protect runs a job. The library that reads responses may panic over what a broken chip says.
 func (c *chip) protect(j *job) (err error) {
 	defer func() {
+		c.wipe()
 		if recover() != nil {
 			c.drop()
 			err = failure(providers.Device, "talking to the TPM", errResponse)

@@ -4,6 +4,7 @@
 package tpm
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
@@ -54,9 +55,9 @@ const (
 	encryptBoth           = encryptIn | encryptOut
 )
 
-// with prepares a session for its next command.
+// with prepares a session for its next command. The chip ignores zero bytes at the end of an authorisation value.
 func (s *session) with(auth *secret.Bytes, d direction) *session {
-	s.auth, s.in, s.out = secret.Reveal(auth), d&encryptIn != 0, d&encryptOut != 0
+	s.auth, s.in, s.out = bytes.TrimRight(secret.Reveal(auth), "\x00"), d&encryptIn != 0, d&encryptOut != 0
 	return s
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/mslkeep/mslkeep/internal/aeskw"
+	"github.com/mslkeep/mslkeep/internal/secret"
 	"github.com/mslkeep/mslkeep/providers"
 )
 
@@ -68,8 +69,10 @@ func (c *chip) longMAC(k *stored, message []byte) (out []byte, err error) {
 	}
 	c.room()
 	var sequence tpm2.TPMHandle
-	err = c.use(k, encryptNone, func(h tpm2.AuthHandle) error {
-		response, err := tpm2.HmacStart{Handle: h, HashAlg: tpm2.TPMAlgSHA256}.Execute(c)
+	auth := secret.Random(16) // so that nobody on the bus adds to it
+	defer auth.Wipe()
+	err = c.use(k, encryptIn, func(h tpm2.AuthHandle) error {
+		response, err := tpm2.HmacStart{Handle: h, Auth: tpm2.TPM2BAuth{Buffer: secret.Reveal(auth)}, HashAlg: tpm2.TPMAlgSHA256}.Execute(c)
 		if err == nil {
 			sequence = response.SequenceHandle
 		}
@@ -84,14 +87,14 @@ func (c *chip) longMAC(k *stored, message []byte) (out []byte, err error) {
 		}
 	}()
 	for len(message) > c.facts.inputBuffer {
-		_, err = tpm2.SequenceUpdate{SequenceHandle: tpm2.AuthHandle{Handle: sequence, Auth: c.plain.with(nil, encryptIn)},
+		_, err = tpm2.SequenceUpdate{SequenceHandle: tpm2.AuthHandle{Handle: sequence, Auth: c.plain.with(auth, encryptIn)},
 			Buffer: tpm2.TPM2BMaxBuffer{Buffer: message[:c.facts.inputBuffer]}}.Execute(c)
 		if err != nil {
 			return nil, err
 		}
 		message = message[c.facts.inputBuffer:]
 	}
-	response, err := tpm2.SequenceComplete{SequenceHandle: tpm2.AuthHandle{Handle: sequence, Auth: c.plain.with(nil, encryptBoth)},
+	response, err := tpm2.SequenceComplete{SequenceHandle: tpm2.AuthHandle{Handle: sequence, Auth: c.plain.with(auth, encryptBoth)},
 		Buffer: tpm2.TPM2BMaxBuffer{Buffer: message}, Hierarchy: tpm2.TPMRHNull}.Execute(c)
 	if err != nil {
 		return nil, err
