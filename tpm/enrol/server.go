@@ -91,7 +91,7 @@ func handle[Q, A any](s *Server, work func(*Q) (A, error)) http.HandlerFunc {
 			if !ok {
 				refusal = &Refusal{Unavailable, "the server could not do it", err}
 			}
-			s.config.Log.Warn("refused", "code", string(refusal.Code), "reason", refusal.Reason, "cause", refusal.Err)
+			s.config.Log.Warn("refused", "from", r.RemoteAddr, "identity", identityOf(&request), "code", string(refusal.Code), "reason", refusal.Reason, "cause", refusal.Err)
 			response, status = refusal, refusal.Code.status()
 		}
 		w.Header().Set("Content-Type", "application/json")
@@ -99,6 +99,15 @@ func handle[Q, A any](s *Server, work func(*Q) (A, error)) http.HandlerFunc {
 		w.WriteHeader(status)
 		_ = json.NewEncoder(w).Encode(response) // who does not listen gets no answer
 	}
+}
+
+// identityOf returns the identity in a request for the log, if it has one that can be.
+func identityOf(request any) string {
+	r, ok := request.(*challengeRequest)
+	if !ok || checkIdentity(r.Identity) != nil {
+		return ""
+	}
+	return r.Identity
 }
 
 // decode parses one JSON object and nothing after it.
