@@ -125,31 +125,44 @@ func (p *Provider) hazards() []hazard {
 	return hazards
 }
 
+// Lacking asks Vault what the token may do, and says what the configuration needs and the token may not, each with
+// the path.
+func (p *Provider) Lacking(ctx context.Context) ([]string, error) {
+	rules := p.config.rules()
+	var paths []string
+	for _, r := range rules {
+		paths = append(paths, r.path)
+	}
+	can, err := p.capabilities(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	var lacking []string
+	for _, r := range rules {
+		for _, c := range r.capabilities {
+			if has := can[r.path]; !slices.Contains(has, c) && !slices.Contains(has, "root") {
+				lacking = append(lacking, c+" on "+r.path)
+			}
+		}
+	}
+	return lacking, nil
+}
+
 // Wide asks Vault what the token may do, and says what of it is more than the configuration needs, each with the
 // path. It fails with Denied if the token may not ask (sys/capabilities-self).
 func (p *Provider) Wide(ctx context.Context) ([]string, error) {
-	const op = "asking for the token's capabilities"
 	hazards := p.hazards()
 	var paths []string
 	for _, h := range hazards {
-		if !slices.Contains(paths, h.path) {
-			paths = append(paths, h.path)
-		}
+		paths = append(paths, h.path)
 	}
-	body, err := json.Marshal(map[string][]string{"paths": paths})
+	can, err := p.capabilities(ctx, paths)
 	if err != nil {
-		return nil, failure(providers.Malformed, op, err)
-	}
-	var answer map[string]json.RawMessage
-	if err := p.call(ctx, op, request{method: "POST", path: "sys/capabilities-self", body: body, again: true}, &answer); err != nil {
 		return nil, err
 	}
 	var found []string
 	for _, h := range hazards {
-		var has []string
-		if json.Unmarshal(answer[h.path], &has) != nil {
-			return nil, failure(providers.Device, op, errAnswer)
-		}
+		has := can[h.path]
 		if slices.Contains(has, "root") {
 			return []string{"the token is root's: it can do everything"}, nil
 		}
@@ -158,6 +171,30 @@ func (p *Provider) Wide(ctx context.Context) ([]string, error) {
 		}
 	}
 	return found, nil
+}
+
+// capabilities asks what the token may do at some paths.
+func (p *Provider) capabilities(ctx context.Context, paths []string) (map[string][]string, error) {
+	const op = "asking for the token's capabilities"
+	slices.Sort(paths)
+	paths = slices.Compact(paths)
+	body, err := json.Marshal(map[string][]string{"paths": paths})
+	if err != nil {
+		return nil, failure(providers.Malformed, op, err)
+	}
+	var answer map[string]json.RawMessage
+	if err := p.call(ctx, op, request{method: "POST", path: "sys/capabilities-self", body: body, again: true}, &answer); err != nil {
+		return nil, err
+	}
+	can := make(map[string][]string)
+	for _, path := range paths {
+		var has []string
+		if json.Unmarshal(answer[path], &has) != nil {
+			return nil, failure(providers.Device, op, errAnswer)
+		}
+		can[path] = has
+	}
+	return can, nil
 }
 
 // among returns the bad ones of some capabilities.
