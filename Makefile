@@ -1,4 +1,5 @@
 # make demo   builds everything and runs the main job on this machine
+# make demo-full  the same with keys in an HSM, in a TPM and in Vault: SoftHSM, swtpm and a real Vault, built the first time
 # make test   installs what tests need (on Debian, as root), builds everything, runs every test with the race detector
 # make lint   gofmt, vet, staticcheck, go mod tidy
 # make bench  the benchmarks that README.md quotes
@@ -11,7 +12,7 @@ FUZZTIME ?= 1m
 SEEDS    ?= 20
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build demo test lint bench simulate fuzz generate clean
+.PHONY: build demo demo-full test lint bench simulate fuzz generate clean
 
 build:
 	@mkdir -p bin
@@ -19,9 +20,12 @@ build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/mslkeep-scan ./cmd/mslkeep-scan
 	CGO_ENABLED=1 $(GO) build -trimpath -o bin/mslkeep-provider-pkcs11 ./cmd/mslkeep-provider-pkcs11
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/mslkeep-provider-tpm ./cmd/mslkeep-provider-tpm
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/mslkeep-provider-vault ./cmd/mslkeep-provider-vault
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/mslkeep-enrol ./cmd/mslkeep-enrol
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/mslkeep -ldflags "\
 		-X main.agentSHA256=$$(sha256sum bin/mslkeep-agent | cut -d' ' -f1) \
-		-X main.scanSHA256=$$(sha256sum bin/mslkeep-scan | cut -d' ' -f1)" ./cmd/mslkeep
+		-X main.scanSHA256=$$(sha256sum bin/mslkeep-scan | cut -d' ' -f1) \
+		-X main.enrolSHA256=$$(sha256sum bin/mslkeep-enrol | cut -d' ' -f1)" ./cmd/mslkeep
 
 demo: build
 	bin/mslkeep demo

@@ -30,6 +30,7 @@ type Spec struct {
 	Env      []string   // variables that the child gets: NAME for the parent's value, or NAME=value
 	Extra    []*os.File // the child's descriptors from FirstExtraFD on; they stay open here
 	Log      io.Writer  // gets the child's standard error, a line at a time; nil discards it
+	Input    io.Reader  // for Run: the child's standard input; nil is this process's
 	// Terminal leaves the child in this process group, so that it may read from the terminal. Otherwise
 	// it has its own, and signals from the terminal reach the parent only.
 	Terminal bool

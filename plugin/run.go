@@ -14,7 +14,7 @@ import (
 )
 
 // Run verifies a binary as [Start] does, runs it as an ordinary command, and waits for its end. Of spec it
-// takes Path, SHA256, Args, Env, and Log for the standard error. It returns the exit code; an error is a
+// takes Path, SHA256, Args, Env, Input, and Log for the standard error. It returns the exit code; an error is a
 // [*StartError] if the command did not run.
 func Run(ctx context.Context, spec Spec, out io.Writer) (code int, err error) {
 	binary, step, err := verified(spec.Path, spec.SHA256)
@@ -25,6 +25,9 @@ func Run(ctx context.Context, spec Spec, out io.Writer) (code int, err error) {
 	cmd := exec.CommandContext(ctx, "/proc/self/fd/3") // of the command, once it has its descriptors
 	cmd.Args = append([]string{spec.Path}, spec.Args...)
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = allowed(spec.Env), os.Stdin, out, spec.Log
+	if spec.Input != nil {
+		cmd.Stdin = spec.Input
+	}
 	cmd.ExtraFiles = []*os.File{binary}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	done := make(chan error)

@@ -45,6 +45,9 @@ Usage: mslkeep-agent --config FILE                      started by mslkeep
        mslkeep-agent provider hash BINARY [FLAGS]       prints a section of the configuration
        mslkeep-agent provider list --config FILE        lists the providers
        mslkeep-agent provider check --config FILE       starts them and uses each of their keys
+       mslkeep-agent provider policy|check-policy NAME --config FILE
+                                                        runs that command of a provider which has it,
+                                                        as that for Vault has, with its settings
        mslkeep-agent doctor --config FILE [--json]      finds what would keep the agent from starting,
                                                         make it fail later or weaken it; changes nothing
 
@@ -118,7 +121,7 @@ func main() {
 type options struct {
 	command   string // "", "init", "doctor", "example", "random", "provider" or "version"
 	operation string // of provider
-	file      string // of provider hash
+	file      string // of provider hash; of policy and check-policy, the name of the provider
 	count     string // of bytes, for random
 	config    string
 	listen    string // path of the socket, or ""
@@ -181,12 +184,17 @@ func parseArgs(args []string) (*options, error) {
 			}
 			o.count, args = args[0], nil
 		case "provider":
-			if len(args) == 0 || args[0] == "hash" && (len(args) < 2 || strings.HasPrefix(args[1], "-")) {
-				return nil, usageError("provider takes hash BINARY, list or check")
+			if len(args) == 0 {
+				return nil, usageError("provider takes hash BINARY, list, check, policy NAME or check-policy NAME")
 			}
-			if o.operation, args = args[0], args[1:]; o.operation == "hash" {
-				o.file, args = args[0], args[1:]
+			o.operation, args = args[0], args[1:]
+			if o.operation != "hash" && o.operation != "policy" && o.operation != "check-policy" {
+				break
 			}
+			if len(args) == 0 || strings.HasPrefix(args[0], "-") {
+				return nil, usageError("provider %s takes an argument", o.operation)
+			}
+			o.file, args = args[0], args[1:]
 		default:
 			return nil, usageError("there is no command %q", o.command)
 		}

@@ -8,11 +8,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mslkeep/mslkeep/plugin"
@@ -83,17 +85,28 @@ func (p *providerConfig) warn(ctx context.Context, c *providers.Connection) {
 }
 
 func (p *providerConfig) connect(ctx context.Context) (*providers.Connection, error) {
-	settings := []byte("{}")
-	if p.Settings != nil {
-		var err error
-		if settings, err = json.Marshal(p.Settings); err != nil {
-			return nil, fmt.Errorf("its settings: %w", err)
-		}
+	settings, err := p.settings()
+	if err != nil {
+		return nil, err
 	}
 	// Standard error, as it is now: go-plugin replaces os.Stderr when this process serves its parent.
 	return providers.Connect(ctx, providers.Config{Path: p.Binary, SHA256: p.SHA256, Settings: settings, Timeout: p.Timeout, Processes: p.Processes,
-		Env: append([]string{"CREDENTIALS_DIRECTORY"}, p.Env...), Log: &prefixedLog{to: os.Stderr, prefix: "provider " + p.Name + ": "}})
+		Env: p.env(), Log: &prefixedLog{to: os.Stderr, prefix: "provider " + p.Name + ": "}})
 }
+
+// settings are what the provider gets, in JSON.
+func (p *providerConfig) settings() ([]byte, error) {
+	if p.Settings == nil {
+		return []byte("{}"), nil
+	}
+	settings, err := json.Marshal(p.Settings)
+	if err != nil {
+		return nil, fmt.Errorf("its settings: %w", err)
+	}
+	return settings, nil
+}
+
+func (p *providerConfig) env() []string { return append([]string{"CREDENTIALS_DIRECTORY"}, p.Env...) }
 
 // with returns keys and the providers as one.
 func (c connected) with(keys providers.Provider) providers.Provider {
@@ -129,15 +142,18 @@ func providerCommand(ctx context.Context, o *options, out io.Writer) error {
 	switch o.operation {
 	case "hash":
 		return o.section.print(o.file, out)
-	case "list", "check":
+	case "list", "check", "policy", "check-policy":
 	default:
-		return usageError("provider takes hash, list or check")
+		return usageError("provider takes hash, list, check, policy or check-policy")
 	}
 	cfg, err := loadConfig(o.config)
 	if err != nil {
 		return &exitError{exitConfig, err, configHint}
 	}
 	plugin.Harden(false)
+	if o.operation == "policy" || o.operation == "check-policy" {
+		return cfg.runProvider(ctx, o.file, o.operation, out)
+	}
 	failed := 0
 	for i := range cfg.Providers {
 		p := &cfg.Providers[i]
@@ -154,6 +170,30 @@ func providerCommand(ctx context.Context, o *options, out io.Writer) error {
 	}
 	if failed > 0 {
 		return &exitError{exitProvider, fmt.Errorf("%d of %d providers failed", failed, len(cfg.Providers)), ""}
+	}
+	return nil
+}
+
+// runProvider runs a provider's own command, which gets its settings on standard input.
+func (c *config) runProvider(ctx context.Context, name, command string, out io.Writer) error {
+	i := slices.IndexFunc(c.Providers, func(p providerConfig) bool { return p.Name == name })
+	if i < 0 {
+		return &exitError{exitConfig, fmt.Errorf("there is no provider %q", name), "provider list shows their names"}
+	}
+	p := &c.Providers[i]
+	settings, err := p.settings()
+	if err != nil {
+		return &exitError{exitConfig, err, configHint}
+	}
+	var said bytes.Buffer
+	code, err := plugin.Run(ctx, plugin.Spec{Path: p.Binary, SHA256: p.SHA256, Args: []string{command}, Env: p.env(),
+		Input: bytes.NewReader(settings), Log: &said}, out)
+	if err == nil && code != 0 {
+		lines := strings.Split(strings.TrimSpace(said.String()), "\n")
+		err = errors.New(lines[len(lines)-1])
+	}
+	if err != nil {
+		return &exitError{exitProvider, fmt.Errorf("provider %s: %w", name, err), ""}
 	}
 	return nil
 }

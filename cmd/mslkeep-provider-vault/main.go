@@ -17,7 +17,7 @@
 //	window       for which uses of a key wait for others; default "300µs"
 //
 // With the argument policy, it prints the policy that Vault needs for the settings on its standard input. With
-// check-policy, it logs in and says what the token can do beyond that.
+// check-policy, it logs in and says what the token cannot do of that, and what it can do beyond it.
 package main
 
 import (
@@ -90,6 +90,9 @@ func checkPolicy() error {
 	if err != nil {
 		return err
 	}
+	if c.Auth.Wrapped {
+		return errors.New("logging in would spend the wrapped secret id; the agent's log says at its start what the policy allows too much")
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	p, err := vault.Open(ctx, c)
@@ -97,15 +100,23 @@ func checkPolicy() error {
 		return err
 	}
 	defer p.Close()
+	lacking, err := p.Lacking(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range lacking {
+		fmt.Println("lacking:", l)
+	}
 	wide, err := p.Wide(ctx)
 	if err != nil {
 		return err
 	}
 	for _, w := range wide {
-		fmt.Println(w)
+		fmt.Println("too much:", w)
 	}
-	if len(wide) > 0 {
-		return errors.New("the policy allows more than these settings need")
+	if n := len(lacking) + len(wide); n > 0 {
+		return fmt.Errorf("the policy is not that of these settings: %d findings", n)
 	}
+	fmt.Println("the token can do what these settings need, and nothing else that was looked for")
 	return nil
 }

@@ -43,8 +43,10 @@ Usage: mslkeep COMMAND [FLAGS]
   send      send messages and print what comes back
   inspect   print everything in a message that needs no key
   keys      list, generate, import and rotate the agent's keys
+  entities  import, revoke and list entities whose sealed keys are in a database
   provider  help with the providers that the agent's configuration names
   device    enrol this device with keys in its TPM
+  vault     print or check the policy that the agent's configuration needs in Vault
   doctor    find what would keep serve, send or the agent from working, before they start
   password  print the hash of a user's password, for serve
   demo      run agent, server and client on this machine, and look for keys in their memory
@@ -64,7 +66,7 @@ type command func(ctx context.Context, c *cli, args []string) error
 
 // commands is the table of them.
 var commands = map[string]command{
-	"serve": serve, "send": send, "inspect": inspect, "keys": keys, "provider": provider, "device": device, "doctor": doctor, "password": password,
+	"serve": serve, "send": send, "inspect": inspect, "keys": keys, "entities": entitiesCommand, "provider": provider, "device": device, "vault": vault, "doctor": doctor, "password": password,
 	"demo": demo, "bench": bench, "version": version,
 }
 
