@@ -65,20 +65,22 @@ var (
 )
 
 // purposeOf tells what a key of that name and type is made for.
-func (c *Config) purposeOf(name string, t providers.KeyType, f facts) (purpose, error) {
+func (c *chip) purposeOf(name string, t providers.KeyType) (purpose, error) {
 	switch t {
 	case providers.HMACSHA256:
 		return forMAC, nil
 	case providers.AES128, providers.AES256:
-		switch {
-		case !f.ciphers || !f.aes || matches(c.Sealed, name):
-			return forSealing, nil
-		case matches(c.Wrapping, name):
-			return forWrapping, nil
+		p := forCipher
+		if matches(c.config.Wrapping, name) {
+			p = forWrapping
 		}
-		return forCipher, nil
+		able, err := c.hasCipher(template(t, p, tpm2.TPMAObject{}))
+		if !able || matches(c.config.Sealed, name) {
+			p = forSealing
+		}
+		return p, err
 	case providers.RSA2048, providers.RSA3072, providers.RSA4096, providers.ECP256:
-		if matches(c.Decrypting, name) {
+		if matches(c.config.Decrypting, name) {
 			return forDecrypting, nil
 		}
 		return forSigning, nil

@@ -68,7 +68,6 @@ type facts struct {
 	manufacturer, firmware string
 	inputBuffer            int
 	ciphers                bool // EncryptDecrypt2
-	aes                    bool
 	boot                   boot
 }
 

@@ -93,6 +93,7 @@ func TestCommands(t *testing.T) {
 
 // TestDescription: what the chip lacks is said.
 func TestDescription(t *testing.T) {
+	large := false
 	bus := newBus(t, newTPM(t))
 	config := bus.config(t)
 	config.PersistRoot = true
@@ -121,7 +122,31 @@ func TestDescription(t *testing.T) {
 	if d, err = p.Describe(t.Context()); err != nil || len(d.Warnings) != 1 || !strings.Contains(d.Warnings[0], "AES") {
 		t.Errorf("%+v, %v", d, err)
 	}
+	p.Close()
+
+	// A chip that has AES with keys of 128 bits only.
+	bus.setAnswer(func(cc tpm2.TPMCC, b []byte) []byte {
+		if cc == tpm2.TPMCCTestParms && large {
+			return refusal(tpm2.TPMRCKeySize)
+		}
+		return b
+	})
+	bus.set(func(cc tpm2.TPMCC, command []byte) ([]byte, bool) {
+		if cc == tpm2.TPMCCTestParms {
+			large = command[14] == 1 // 0100: 256 bits
+		}
+		return nil, true
+	})
+	p = open(t, config)
+	if k := generate[providers.Encrypter](t, p, "small", providers.AES128); !isA[*cipherKey](k) {
+		t.Errorf("a key of 128 bits is a %T", k)
+	}
+	if k := generate[providers.Encrypter](t, p, "large", providers.AES256); !isA[*sealedKey](k) {
+		t.Errorf("a key of 256 bits, which the chip does not have, is a %T", k)
+	}
 }
+
+func isA[T any](k any) bool { _, ok := k.(T); return ok }
 
 // BenchmarkSign compares with the command alone, which has no session to speak of.
 func BenchmarkSign(b *testing.B) {

@@ -68,7 +68,7 @@ func (p *Provider) create(ctx context.Context, op, name string, rotate bool, mak
 
 // generate makes a key in the chip.
 func (c *chip) generate(name string, t providers.KeyType) (*keyFile, error) {
-	purpose, err := c.config.purposeOf(name, t, c.facts)
+	purpose, err := c.purposeOf(name, t)
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ const (
 
 func (c *chip) warnings() (list []string, err error) {
 	warn := func(format string, a ...any) { list = append(list, fmt.Sprintf(format, a...)) }
-	if !c.facts.ciphers || !c.facts.aes {
+	if !c.facts.ciphers {
 		warn("the TPM has no AES: AES keys are sealed by it, and in this provider's memory while they are used")
 	}
 	if c.root.transient {

@@ -35,19 +35,24 @@ func (c *chip) ask() (*facts, error) {
 	if list, err := commands.Data.Command(); err == nil && len(list.CommandAttributes) > 0 {
 		f.ciphers = list.CommandAttributes[0].CommandIndex == uint16(tpm2.TPMCCEncryptDecrypt2)
 	}
-	algorithms, err := c.capability(tpm2.TPMCapAlgs, uint32(tpm2.TPMAlgCBC), 1)
-	if err != nil {
-		return nil, err
-	}
-	if list, err := algorithms.Data.Algorithms(); err == nil && len(list.AlgProperties) > 0 {
-		f.aes = list.AlgProperties[0].Alg == tpm2.TPMAlgCBC
-	}
 	clock, err := (tpm2.ReadClock{}).Execute(c)
 	if err != nil {
 		return nil, err
 	}
 	f.boot = boot{clock.CurrentTime.ClockInfo.ResetCount, clock.CurrentTime.ClockInfo.RestartCount}
 	return f, nil
+}
+
+// hasCipher reports whether the chip can use keys of that kind to encrypt. Some have the algorithm only for their own use.
+func (c *chip) hasCipher(area *tpm2.TPMTPublic) (bool, error) {
+	if !c.facts.ciphers {
+		return false, nil
+	}
+	_, err := tpm2.TestParms{Parameters: tpm2.TPMTPublicParms{Type: area.Type, Parameters: area.Parameters}}.Execute(c)
+	if is(err, tpm2.TPMRCValue, tpm2.TPMRCKeySize, tpm2.TPMRCMode, tpm2.TPMRCSymmetric, tpm2.TPMRCType, tpm2.TPMRCCommandCode) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (c *chip) capability(kind tpm2.TPMCap, first, count uint32) (*tpm2.TPMSCapabilityData, error) {

@@ -37,7 +37,7 @@ func (p *Provider) Import(ctx context.Context, name string, t providers.KeyType,
 	if symmetric {
 		own := secret.Take(bytes.Clone(key))
 		return p.create(ctx, op, name, false, func(c *chip, _ providers.KeyType) (*keyFile, error) {
-			purpose, err := c.config.purposeOf(name, t, c.facts)
+			purpose, err := c.purposeOf(name, t)
 			if err != nil {
 				return nil, err
 			}
@@ -92,7 +92,7 @@ func parsePair(t providers.KeyType, der []byte) (*numbers, error) {
 
 // importPair encrypts a key pair for the storage root key, and has the chip take it over (TPM2_Import).
 func (c *chip) importPair(name string, t providers.KeyType, n *numbers) (*keyFile, error) {
-	purpose, err := c.config.purposeOf(name, t, c.facts)
+	purpose, err := c.purposeOf(name, t)
 	if err != nil {
 		return nil, err
 	}
