@@ -6,11 +6,13 @@ package tpm
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/sys/unix"
 )
 
@@ -72,6 +74,61 @@ func TestCharacter(t *testing.T) {
 	}
 	d.Close()
 	wg.Wait()
+}
+
+// TestTCP: swtpm's other channel.
+func TestTCP(t *testing.T) {
+	s := newTPM(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		chip, err := net.Dial("unix", s.socket)
+		if err != nil {
+			return
+		}
+		wg.Go(func() {
+			io.Copy(conn, chip)
+			conn.Close()
+		})
+		io.Copy(chip, conn)
+		chip.Close()
+	})
+	config := s.config(t)
+	config.Device = "swtpm:tcp:" + l.Addr().String()
+	p := open(t, config)
+	if err := p.Health(t.Context()); err != nil {
+		t.Error(err)
+	}
+	p.Close()
+	l.Close()
+	wg.Wait()
+}
+
+// TestNotStarted: a simulated chip that nobody has started up is started up.
+func TestNotStarted(t *testing.T) {
+	bus := newBus(t, newTPM(t))
+	started := false
+	bus.set(func(cc tpm2.TPMCC, _ []byte) ([]byte, bool) {
+		if cc == tpm2.TPMCCStartup {
+			started = true
+			return refusal(tpm2.TPMRCSuccess), true
+		}
+		if !started {
+			return refusal(tpm2.TPMRCInitialize), true
+		}
+		return nil, true
+	})
+	if err := open(t, bus.config(t)).Health(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestQueue: what is more urgent comes first, then what came first, and nothing after the queue is closed.
