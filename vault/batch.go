@@ -136,7 +136,8 @@ func (q *queue) fly(items []*item) {
 		if i.ctx.Err() == nil {
 			wanted = append(wanted, i)
 		} else {
-			close(i.done) // nobody waits
+			i.err = failure(providers.Transient, q.op, i.ctx.Err())
+			close(i.done)
 		}
 	}
 	if len(wanted) == 0 {

@@ -137,10 +137,7 @@ func unreached(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if text := api.TLSErrorString; err != nil && strings.Contains(err.Error(), text[:min(len(text), 20)]) {
-		return fmt.Errorf("%w: it does not speak TLS", errUnreached)
-	}
-	for _, word := range []string{"connection refused", "certificate", "no such host", "connection reset", "EOF", "timeout", "no route"} {
+	for _, word := range []string{"server gave HTTP response to HTTPS client", "connection refused", "certificate", "no such host", "connection reset", "EOF", "timeout", "no route"} {
 		if err != nil && strings.Contains(err.Error(), word) {
 			return fmt.Errorf("%w: %s", errUnreached, word)
 		}

@@ -78,9 +78,6 @@ func (w *Wrapped) complete() error {
 	if w.Names == nil {
 		w.Names = []string{"*"}
 	}
-	if w.matches(w.Key) && !w.all() {
-		return errors.New("wrapped.names has the key that wraps the others")
-	}
 	if w.Hold < 0 {
 		return errors.New("wrapped.hold must not be negative")
 	}

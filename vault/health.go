@@ -29,6 +29,9 @@ func (p *Provider) Health(ctx context.Context) error {
 	if err != nil {
 		return p.explained(err)
 	}
+	if err := p.wrapped.trouble(); err != nil {
+		return err
+	}
 	newest := make(map[string]uint32)
 	for _, i := range infos {
 		newest[i.Name] = max(newest[i.Name], i.Version)

@@ -6,6 +6,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -161,9 +162,12 @@ func (k *heldKey) rewrap(ctx context.Context, key *secret.Bytes) {
 	if b.Wrapped, err = k.store.wrap(ctx, &b, key); err != nil {
 		return
 	}
-	k.store.mu.Lock()
-	defer k.store.mu.Unlock()
-	raw, err := readSmall(k.store.Folder+"/"+b.file(), maxBlob)
+	unlock, err := k.store.lock()
+	if err != nil {
+		return
+	}
+	defer unlock()
+	raw, err := readSmall(filepath.Join(k.store.Folder, b.file()), maxBlob)
 	if err != nil || !stillThere(raw) {
 		return // destroyed in the meantime
 	}

@@ -43,9 +43,10 @@ func (i *info) describe(v uint32) providers.KeyInfo {
 
 // An entry is what is known of a key. Its fields are read and written by who has turn.
 type entry struct {
-	turn chan struct{}
-	info *info
-	read time.Time
+	turn  chan struct{}
+	info  *info
+	read  time.Time // when Vault said so
+	tried time.Time // when it was asked last, and did not answer
 }
 
 // allowed reports whether a key may be asked for at all, and its name in Vault.
@@ -79,23 +80,32 @@ func (p *Provider) info(ctx context.Context, name string, version uint32) (*info
 	case <-ctx.Done():
 		return nil, failure(providers.Transient, op, ctx.Err())
 	}
-	age := time.Since(e.read)
-	if e.info == nil || age > fresh || version > e.info.newest && age > fresh/20 {
-		i, err := p.read(ctx, name)
-		switch {
-		case err == nil:
-			e.info, e.read = i, time.Now()
-		case e.info != nil && age < stale && errors.Is(err, providers.Transient) && ctx.Err() == nil:
-			e.read = time.Now().Add(fresh/2 - fresh) // the use itself will tell that Vault is away
-		default:
-			p.drop(name, e, err)
-			return nil, err
-		}
+	if err := p.refresh(ctx, name, e, version); err != nil {
+		return nil, err
 	}
 	if version != 0 && !e.info.has(version) {
 		return nil, failure(providers.NoSuchKey, op, nil)
 	}
 	return e.info, nil
+}
+
+// refresh asks Vault about a key again, unless what is known is fresh. turn is held.
+func (p *Provider) refresh(ctx context.Context, name string, e *entry, version uint32) error {
+	age := time.Since(e.read)
+	if e.info != nil && (age < fresh || time.Since(e.tried) < fresh && age < stale) && (version <= e.info.newest || age < fresh/20) {
+		return nil
+	}
+	i, err := p.read(ctx, name)
+	switch {
+	case err == nil:
+		e.info, e.read, e.tried = i, time.Now(), time.Time{}
+	case e.info != nil && age < stale && errors.Is(err, providers.Transient) && ctx.Err() == nil:
+		e.tried = time.Now() // the use itself will tell that Vault is away
+	default:
+		p.drop(name, e, err)
+		return err
+	}
+	return nil
 }
 
 // drop forgets a key that is not there, so that names from outside cannot fill the memory.

@@ -88,6 +88,11 @@ type grant struct {
 	renewable bool
 }
 
+const (
+	longestLease  = 100 * 365 * 24 * 3600  // seconds
+	shortestLease = 500 * time.Millisecond // Vault counts in whole seconds, and says 0 of less
+)
+
 // login gets a token. It is not safe for concurrent use: the session sees to that.
 func (s *session) login(ctx context.Context) (grant, error) {
 	a := s.auth
@@ -122,10 +127,10 @@ func (s *session) by(ctx context.Context, fields map[string]string) (grant, erro
 }
 
 func grantOf(r reply) (grant, error) {
-	if r.Auth == nil || r.Auth.Token == "" || r.Auth.Lease < 0 || r.Auth.Lease > 100*365*24*3600 {
+	if r.Auth == nil || r.Auth.Token == "" || r.Auth.Lease < 0 || r.Auth.Lease > longestLease {
 		return grant{}, errAnswer
 	}
-	return grant{r.Auth.Token, time.Duration(r.Auth.Lease) * time.Second, r.Auth.Renewable}, nil
+	return grant{r.Auth.Token, max(time.Duration(r.Auth.Lease)*time.Second, shortestLease), r.Auth.Renewable}, nil
 }
 
 // fromFile takes the token of a file, and asks Vault for how long it is good.
@@ -139,16 +144,19 @@ func (s *session) fromFile(ctx context.Context) (grant, error) {
 	r, wipe, err := s.client.patiently(ctx, g.token, request{method: "GET", path: "auth/token/lookup-self", again: true})
 	defer wipe()
 	var about struct {
-		TTL       int64 `json:"ttl"`
-		Renewable bool  `json:"renewable"`
+		TTL       int64           `json:"ttl"`
+		Ends      json.RawMessage `json:"expire_time"` // null: it does not
+		Renewable bool            `json:"renewable"`
 	}
 	if err != nil {
 		return grant{}, err
 	}
-	if json.Unmarshal(r.Data, &about) != nil || about.TTL < 0 || about.TTL > 100*365*24*3600 {
+	if json.Unmarshal(r.Data, &about) != nil || about.TTL < 0 || about.TTL > longestLease {
 		return grant{}, errAnswer
 	}
-	g.ttl, g.renewable = time.Duration(about.TTL)*time.Second, about.Renewable
+	if g.renewable = about.Renewable; about.TTL > 0 || len(about.Ends) > 0 && string(about.Ends) != "null" {
+		g.ttl = max(time.Duration(about.TTL)*time.Second, shortestLease)
+	}
 	return g, nil
 }
 

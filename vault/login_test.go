@@ -266,3 +266,74 @@ func TestGivenBack(t *testing.T) {
 		t.Error("the token is still good")
 	}
 }
+
+// TestEnvironment: nothing of what Vault's client would take from the environment counts.
+func TestEnvironment(t *testing.T) {
+	v := vaulttest.Start(t, vaulttest.Options{})
+	for name, value := range map[string]string{"VAULT_ADDR": "http://127.0.0.1:1", "VAULT_TOKEN": "hvs.other", "VAULT_NAMESPACE": "other",
+		"VAULT_HEADERS": `{"X-Other":"other"}`, "VAULT_AGENT_ADDR": "http://127.0.0.1:1", "VAULT_MAX_RETRIES": "99", "VAULT_PROXY_ADDR": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"} {
+		t.Setenv(name, value)
+	}
+	var headers http.Header
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		headers = r.Header
+		r, err := http.NewRequestWithContext(r.Context(), r.Method, v.Address+r.URL.RequestURI(), r.Body)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		r.Header.Set("X-Vault-Token", v.Token)
+		response, err := (&http.Client{Transport: new(http.Transport)}).Do(r)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer response.Body.Close()
+		w.WriteHeader(response.StatusCode)
+		_, _ = io.Copy(w, response.Body)
+	}))
+	t.Cleanup(front.Close)
+	c := configOf(t, v)
+	c.Address, c.Namespace = front.URL, "team/msl"
+	works(t, c)
+	if headers.Get("X-Vault-Namespace") != "team/msl" || headers.Get("X-Vault-Token") != v.Token || headers.Get("X-Other") != "" || headers.Get("X-Vault-Request") != "true" {
+		t.Errorf("the headers are %v", headers)
+	}
+}
+
+func TestBadSettings(t *testing.T) {
+	good := Config{Address: "https://vault:8200", Auth: Auth{Method: "token", Token: "file:/x"}}
+	if c := good; c.complete() != nil {
+		t.Fatal(c.complete())
+	}
+	for what, change := range map[string]func(*Config){
+		"plain HTTP to elsewhere": func(c *Config) { c.Address = "http://vault:8200" },
+		"a password":              func(c *Config) { c.Address = "https://u:p@vault" },
+		"a path":                  func(c *Config) { c.Address = "https://vault/x" },
+		"no host":                 func(c *Config) { c.Address = "https://" },
+		"no address":              func(c *Config) { c.Address = "" },
+		"a mount with dots":       func(c *Config) { c.Mount = "a/../b" },
+		"a mount with a query":    func(c *Config) { c.Mount = "a?b" },
+		"a relative ca":           func(c *Config) { c.CA = "ca.pem" },
+		"no method":               func(c *Config) { c.Auth = Auth{} },
+		"a token itself":          func(c *Config) { c.Auth.Token = "hvs.canary" },
+		"cert without TLS": func(c *Config) {
+			c.Address, c.Auth = "http://localhost", Auth{Method: "cert", Certificate: "/c", Key: "file:/k"}
+		},
+		"approle without role id": func(c *Config) { c.Auth = Auth{Method: "approle", SecretID: "file:/x"} },
+		"wrapped without role":    func(c *Config) { c.Auth = Auth{Method: "approle", RoleID: "r", SecretID: "file:/x", Wrapped: true} },
+		"a key half":              func(c *Config) { c.Auth.Certificate = "/c" },
+		"a bad name":              func(c *Config) { c.Keys = map[string]providers.KeyType{"a__b": providers.AES128} },
+		"a bad type":              func(c *Config) { c.Keys = map[string]providers.KeyType{"a": "des"} },
+		"a long timeout":          func(c *Config) { c.Timeout = Duration(time.Hour) },
+		"a long window":           func(c *Config) { c.Window = Duration(time.Second) },
+		"a relative folder":       func(c *Config) { c.Wrapped = &Wrapped{Folder: "x", Key: "k"} },
+	} {
+		c := good
+		change(&c)
+		err := refused(t, what, c, providers.Malformed)
+		if err != nil && strings.Contains(err.Error(), "canary") {
+			t.Errorf("%s: the error has the token", what)
+		}
+	}
+}

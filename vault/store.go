@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mslkeep/mslkeep/internal/secret"
 	"github.com/mslkeep/mslkeep/providers"
 )
@@ -61,6 +63,7 @@ type store struct {
 
 	mu    sync.Mutex
 	stamp stamp // of the folder when it was read
+	err   error // that was found in it since
 	known map[string]*versions
 }
 
@@ -103,14 +106,24 @@ func openStore(ctx context.Context, p *Provider, w Wrapped) (*store, error) {
 	return s, nil
 }
 
-// look reads the folder if it has changed.
+// look reads the folder if it has changed, or if it must. If only the latter, what is damaged makes it fail; else the
+// keys that are known go on, and Health tells.
 func (s *store) look(must bool) error {
-	const op = "reading the folder of wrapped keys"
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.err = s.read(must)
+	if must {
+		return s.err
+	}
+	return nil
+}
+
+// read does what look does; mu is held.
+func (s *store) read(must bool) error {
+	const op = "reading the folder of wrapped keys"
 	now := stampOf(s.Folder)
 	if !must && now.same(s.stamp) && time.Since(now.time) > time.Second { // or a file of the same moment is missed
-		return nil
+		return s.err
 	}
 	entries, err := os.ReadDir(s.Folder)
 	if err != nil {
@@ -119,15 +132,26 @@ func (s *store) look(must bool) error {
 	if len(entries) > maxFiles {
 		return failure(providers.Corrupt, op, errors.New("there are too many files"))
 	}
+	var damaged error
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), suffix) && !strings.HasPrefix(e.Name(), ".") {
 			if err := s.take(e.Name()); err != nil {
-				return failure(providers.Corrupt, op, err)
+				damaged = failure(providers.Corrupt, op, err)
 			}
 		}
 	}
 	s.stamp = now
-	return nil
+	return damaged
+}
+
+// trouble is what was found in the folder since the start.
+func (s *store) trouble() error {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
 }
 
 // take reads a file that is not known yet, or that may have been destroyed since; mu is held.
@@ -343,6 +367,11 @@ func (s *store) next(name string) uint32 {
 // destroy replaces a file by one without a key.
 func (s *store) destroy(_ context.Context, name string, version uint32) error {
 	const op = "destroying a key"
+	unlock, err := s.lock()
+	if err != nil {
+		return failure(providers.Device, op, err)
+	}
+	defer unlock()
 	if err := s.look(true); err != nil {
 		return err
 	}
@@ -356,6 +385,19 @@ func (s *store) destroy(_ context.Context, name string, version uint32) error {
 		return failure(providers.Device, op, err)
 	}
 	return s.look(true)
+}
+
+// lock keeps other processes from replacing files.
+func (s *store) lock() (unlock func(), err error) {
+	folder, err := os.Open(s.Folder)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(folder.Fd()), unix.LOCK_EX); err != nil {
+		folder.Close()
+		return nil, err
+	}
+	return func() { folder.Close() }, nil
 }
 
 // write makes a file, or replaces it, so that after a crash it is there as a whole or not at all.

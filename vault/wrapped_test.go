@@ -250,3 +250,23 @@ func TestManyRotate(t *testing.T) {
 		t.Errorf("files left behind: %v", left)
 	}
 }
+
+// TestDamagedLater: a file that is damaged while the provider runs is told by Health, and the keys go on.
+func TestDamagedLater(t *testing.T) {
+	w := newWrapped(t, 0)
+	w.generate(t, "token-keys.mac", providers.HMACSHA256)
+	if err := os.WriteFile(w.file("token-keys.mac.2.key"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.mac(t, w.provider); err != nil {
+		t.Error(err)
+	}
+	wantCode(t, "health", w.provider.Health(t.Context()), providers.Corrupt)
+	if err := os.Rename(w.config.Wrapped.Folder, w.config.Wrapped.Folder+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.mac(t, w.provider); err != nil {
+		t.Error(err)
+	}
+	wantCode(t, "health", w.provider.Health(t.Context()), providers.Device)
+}
