@@ -44,7 +44,8 @@ lint:
 
 bench: build
 	bin/mslkeep bench
-	$(GO) test -run '^$$' -bench . ./internal/... ./agent ./msl
+	$(GO) test -run '^$$' -bench . ./internal/... ./agent ./msl ./entities
+	$(GO) test -run '^$$' -bench Entities -benchtime 1x ./cmd/mslkeep
 
 simulate:
 	$(GO) test -count=1 -timeout 0 -v -run '^TestSimulation$$' ./internal/msltest/sim -seeds $(SEEDS) -exchanges 10000

@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -29,10 +30,11 @@ const (
 )
 
 const (
-	lookupTime = 2 * time.Second // how long one entity may take
-	batchTime  = time.Minute     // and a batch
-	remembered = time.Second     // how long a store over a network remembers that a record is there
-	maxKnown   = 1 << 16         // records that it remembers
+	lookupTime = 2 * time.Second        // how long one entity may take
+	batchTime  = time.Minute            // and a batch
+	remembered = time.Second            // how long PostgreSQL's word that a record is there is taken for true
+	looking    = 100 * time.Millisecond // how often it is looked whether another file has taken the place of ours
+	maxKnown   = 1 << 16                // records that it remembers
 )
 
 // A Record is the pre-shared keys of an entity. Only an agent with the wrapping key can open it, and only for this identity.
@@ -73,22 +75,28 @@ func failed(op string, err error) error {
 
 // A Store is an open database. It is safe for concurrent use, also by several processes.
 type Store struct {
-	kind kind
-	open func(ctx context.Context, create bool) (*sql.DB, error)
-	here func() bool // that the database is still the one that was opened; nil: it cannot go
+	kind  kind
+	open  func(ctx context.Context, create bool) (*sql.DB, error)
+	index func() *walIndex
+	here  func() bool // that the database is still the one that was opened; nil: it cannot go
 
-	mu      sync.RWMutex // of the following; held while a database is opened again
-	db      *sql.DB
-	born    *sql.Stmt
-	closed  bool
+	mu     sync.RWMutex // of the following; held while a database is opened again
+	db     *sql.DB
+	born   *sql.Stmt
+	watch  *walIndex // of a file, or nil
+	closed bool
+
+	looked atomic.Int64 // when the file was there, in Unix nanoseconds
+
 	knownMu sync.Mutex
-	known   map[string]known // if the database is far away
+	state   walState         // of the file when known was true
+	known   map[string]known // records that are there
 }
 
 // known is a record that was there.
 type known struct {
 	born  int64
-	until time.Time
+	until time.Time // far databases only
 }
 
 // A kind is what differs between databases.
@@ -109,7 +117,7 @@ type kind interface {
 
 // Open opens a database, "sqlite:PATH" or "postgres://USER@HOST/NAME?passfile=PATH", and makes its tables if it has none.
 func Open(ctx context.Context, database string) (*Store, error) {
-	s := new(Store)
+	s := &Store{known: make(map[string]known)}
 	var err error
 	if path, ok := strings.CutPrefix(database, "sqlite:"); ok {
 		err = s.useSQLite(path)
@@ -143,6 +151,9 @@ func (s *Store) connect(ctx context.Context, create bool) error {
 		return errors.Join(err, db.Close())
 	}
 	s.db, s.born = db, born
+	if s.index != nil {
+		s.watch = s.index()
+	}
 	return nil
 }
 
@@ -154,6 +165,7 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.closed = true
+	s.watch = nil
 	return failed("closing the database", s.db.Close())
 }
 
@@ -206,17 +218,16 @@ func (s *Store) Find(ctx context.Context, identity string) (r Record, err error)
 }
 
 // Born returns when the record of an entity was born, 0 if there is none. It is made to be asked on each message: what it
-// says is as of now from a file, and at most a second old from PostgreSQL.
+// says is as of now from a file (if another takes its place, that is noticed within a tenth of a second), and at most a second old from PostgreSQL.
 func (s *Store) Born(ctx context.Context, identity string) (born int64, err error) {
-	if born, ok := s.recall(identity); ok {
-		return born, nil
-	}
-	// A lookup in a file takes microseconds, of which watching for the end of ctx would be half.
-	if s.known == nil {
-		ctx = context.WithoutCancel(ctx)
+	state, sure := s.current()
+	if sure {
+		if born, ok := s.recall(identity, state); ok {
+			return born, nil
+		}
 	}
 	began := time.Now()
-	err = s.look(ctx, "finding an entity", func(ctx context.Context) error {
+	err = s.use(ctx, "finding an entity", lookupTime, func(ctx context.Context) error {
 		return s.born.QueryRowContext(ctx, []byte(identity)).Scan(&born)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
@@ -225,40 +236,49 @@ func (s *Store) Born(ctx context.Context, identity string) (born int64, err erro
 	if err != nil {
 		return 0, err
 	}
-	s.remember(identity, known{born, began.Add(remembered)})
+	if sure {
+		s.remember(identity, state, known{born, began.Add(remembered)})
+	}
 	return born, nil
 }
 
-// look is use, but sets no deadline where the database has its own.
-func (s *Store) look(ctx context.Context, op string, f func(context.Context) error) error {
-	if s.known != nil {
-		return s.use(ctx, op, lookupTime, f)
+// current returns the state of a file, if it is sure.
+func (s *Store) current() (walState, bool) {
+	if s.here == nil {
+		return walState{}, true
 	}
 	s.mu.RLock()
-	if !s.closed && s.here() {
-		defer s.mu.RUnlock()
-		return failed(op, f(ctx))
+	defer s.mu.RUnlock()
+	if s.watch == nil {
+		return walState{}, false
 	}
-	s.mu.RUnlock()
-	return s.use(ctx, op, lookupTime, f)
+	if now := time.Now().UnixNano(); now-s.looked.Load() > int64(looking) {
+		if !s.here() || !s.watch.here() {
+			return walState{}, false
+		}
+		s.looked.Store(now)
+	}
+	return s.watch.state()
 }
 
-func (s *Store) recall(identity string) (int64, bool) {
-	if s.known == nil {
-		return 0, false
-	}
+func (s *Store) recall(identity string, state walState) (int64, bool) {
 	s.knownMu.Lock()
 	defer s.knownMu.Unlock()
+	if s.state != state {
+		clear(s.known)
+		s.state = state
+	}
 	k, ok := s.known[identity]
-	return k.born, ok && time.Now().Before(k.until)
+	return k.born, ok && (s.here != nil || time.Now().Before(k.until))
 }
 
-func (s *Store) remember(identity string, k known) {
-	if s.known == nil {
+// remember notes what was looked up after the file had that state. If it changed since, nobody will see that state again.
+func (s *Store) remember(identity string, state walState, k known) {
+	s.knownMu.Lock()
+	defer s.knownMu.Unlock()
+	if s.state != state {
 		return
 	}
-	s.knownMu.Lock()
-	defer s.knownMu.Unlock()
 	if len(s.known) >= maxKnown {
 		clear(s.known)
 	}

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // stores returns where a store can be, by kind.
@@ -146,6 +147,47 @@ func TestPages(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestBornNow: what one store commits to a file, another sees at once, however often it was asked before.
+func TestBornNow(t *testing.T) {
+	at := "sqlite:" + filepath.Join(t.TempDir(), "entities.db")
+	s, other := open(t, at), open(t, at)
+	put(t, s, Record{Identity: "still", Sealed: sealed("r")})
+	still := find(t, s, "still").Born
+	for i := range 500 {
+		put(t, other, Record{Identity: "a", Sealed: sealed(fmt.Sprint(i))})
+		born := find(t, other, "a").Born
+		for range 3 {
+			if got, err := s.Born(t.Context(), "a"); got != born || err != nil {
+				t.Fatalf("%d: %d, %v, want %d", i, got, err, born)
+			}
+			if got, err := s.Born(t.Context(), "still"); got != still || err != nil {
+				t.Fatalf("%d: %d, %v", i, got, err)
+			}
+		}
+		if i%3 == 0 {
+			if _, err := other.Remove(t.Context(), "a"); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := s.Born(t.Context(), "a"); got != 0 || err != nil {
+				t.Fatalf("%d removed: %d, %v", i, got, err)
+			}
+		}
+		if i%50 == 0 { // what the header says then begins anew
+			if _, err := other.db.ExecContext(t.Context(), "PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if s.watch == nil {
+		t.Fatal("the file is not watched")
+	}
+	if state, sure := s.current(); !sure {
+		t.Error("the state of the file is not known")
+	} else if _, ok := s.recall("still", state); !ok {
+		t.Error("nothing is remembered")
 	}
 }
 
@@ -325,12 +367,14 @@ func TestFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range 2 {
+	for began := time.Now(); ; {
 		if _, err := s.Find(t.Context(), "a"); !errors.Is(err, ErrGone) {
 			t.Errorf("%v", err)
 		}
-		if _, err := s.Born(t.Context(), "a"); !errors.Is(err, ErrGone) {
-			t.Errorf("%v", err)
+		if _, err := s.Born(t.Context(), "a"); errors.Is(err, ErrGone) {
+			break
+		} else if time.Since(began) > 30*time.Second {
+			t.Fatalf("%v", err)
 		}
 	}
 	other := open(t, "sqlite:"+path)

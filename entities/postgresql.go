@@ -44,7 +44,7 @@ func (s *Store) usePostgreSQL(u *url.URL) error {
 	}
 	config.ConnectTimeout = postgresConnectTime
 	config.RuntimeParams["application_name"] = "mslkeep"
-	s.kind, s.known = postgresql{}, make(map[string]known)
+	s.kind = postgresql{}
 	s.open = func(context.Context, bool) (*sql.DB, error) {
 		db := stdlib.OpenDB(*config)
 		db.SetMaxOpenConns(postgresConnections)

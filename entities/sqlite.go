@@ -47,6 +47,7 @@ func (s *Store) useSQLite(path string) error {
 		if err != nil {
 			return nil, err
 		}
+		opened.Store(&info)
 		file := url.URL{Scheme: "file", OmitHost: true, Path: path}
 		db, err := sql.Open("sqlite", file.String()+sqliteParams)
 		if err != nil {
@@ -54,28 +55,28 @@ func (s *Store) useSQLite(path string) error {
 		}
 		db.SetMaxOpenConns(sqliteConnections)
 		db.SetMaxIdleConns(sqliteConnections)
-		opened.Store(&info)
 		return db, nil
 	}
+	s.index = func() *walIndex { return openWALIndex(path + "-shm") }
 	return nil
 }
 
-// sqliteFile looks at the file, which must be ours alone, and makes it if it may.
+// sqliteFile looks at the file, which must be ours alone, and makes it if it may. It does not open one that is there: when a
+// process closes a file, it gives up all POSIX locks on it, those of SQLite, too.
 func sqliteFile(path string, create bool) (os.FileInfo, error) {
-	flags := os.O_RDONLY
 	if create {
-		flags |= os.O_CREATE
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		if err == nil {
+			err = f.Close()
+		}
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, err
+		}
 	}
-	f, err := os.OpenFile(path, flags, 0o600)
-	if errors.Is(err, os.ErrNotExist) && !create {
-		return nil, ErrGone
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
+	info, err := os.Stat(path)
 	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, ErrGone
 	case err != nil:
 		return nil, err
 	case !info.Mode().IsRegular():
