@@ -99,7 +99,10 @@ func parseConfig(text string) (*config, error) {
 	if err != nil {
 		return nil, err
 	}
-	if unknown := md.Undecoded(); len(unknown) > 0 {
+	unknown := slices.DeleteFunc(md.Undecoded(), func(k toml.Key) bool { // tables in a provider's settings
+		return len(k) > 2 && k[0] == "providers" && k[1] == "settings"
+	})
+	if len(unknown) > 0 {
 		return nil, fmt.Errorf("there is no field %s", unknown[0])
 	}
 	l := c.Limits
