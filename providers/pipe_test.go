@@ -200,10 +200,18 @@ func sendSignal(t *testing.T, c *providers.Connection, sig syscall.Signal) {
 	}
 }
 
-// stopped reports whether a process has stopped, which takes the kernel a moment.
+// stopped reports whether all threads of a process have stopped, which takes the kernel a moment.
 func stopped(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err != nil || strings.Contains(string(stat), ") T ")
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil {
+		return false
+	}
+	for _, thread := range threads {
+		if stat, err := os.ReadFile(thread); err == nil && !strings.Contains(string(stat), ") T ") {
+			return false
+		}
+	}
+	return true
 }
 
 func TestErrorsSurvive(t *testing.T) {

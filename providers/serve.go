@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -84,11 +85,12 @@ func decodeSettings(b []byte, v any) error {
 //		return providers.Serve(p)
 //	}
 func Serve(p Provider) error {
+	s := &server{p: p}
 	if c, ok := p.(io.Closer); ok {
 		defer c.Close()
 	}
+	defer s.ending.Store(true)
 	debug.SetGCPercent(gcPercent)
-	s := &server{p: p}
 	child, err := plugin.ServeGRPC(Protocol, func(g *grpc.Server) { pb.RegisterProviderServer(g, s) },
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxCalls),
 		grpc.ChainUnaryInterceptor(guard))
@@ -104,7 +106,8 @@ func Serve(p Provider) error {
 
 // guard demands a deadline of every call of contract B, and survives a panic, whose value might be secret.
 func guard(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (reply any, err error) {
-	if _, ours := info.Server.(*server); !ours {
+	s, ours := info.Server.(*server)
+	if !ours {
 		return next(ctx, req)
 	}
 	if _, ok := ctx.Deadline(); !ok {
@@ -115,13 +118,18 @@ func guard(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.U
 			reply, err = nil, status.Error(codes.Internal, "panic")
 		}
 	}()
-	return next(ctx, req)
+	reply, err = next(ctx, req)
+	if s.ending.Load() { // then a failure may be of a provider that was closed
+		return nil, status.Error(codes.Unavailable, "ending")
+	}
+	return reply, err
 }
 
 // A server is the provider's end of the pipe.
 type server struct {
 	pb.UnimplementedProviderServer
-	p Provider
+	p      Provider
+	ending atomic.Bool // before p is closed
 }
 
 func (s *server) Describe(ctx context.Context, _ *pb.DescribeRequest) (*pb.DescribeReply, error) {

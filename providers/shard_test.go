@@ -192,6 +192,7 @@ func TestShardsHealth(t *testing.T) {
 	if err := syscall.Kill(c.PIDs()[1], syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	waitFor(t, "the process has stopped", func() bool { return stopped(c.PIDs()[1]) })
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := p.Health(ctx); !errors.Is(err, providers.Transient) {
