@@ -47,7 +47,7 @@ type chip struct {
 	loaded   []*loadedKey     // the last one was used last
 	sessions []tpm2.TPMHandle // that are open
 	approved map[string]tpm2.TPMTTKVerified
-	checked  map[string]bool // names of keys that were found to be good
+	checked  map[*stored]bool // keys that were found to be good
 	counters map[tpm2.TPMHandle]*counter
 
 	proven map[string]bool // authorisation values, by what authOf knows them: true were accepted, and false were not
@@ -59,7 +59,7 @@ type chip struct {
 
 // A loadedKey is a key in the chip.
 type loadedKey struct {
-	name   string // TPM name
+	stored *stored
 	handle tpm2.TPMHandle
 }
 

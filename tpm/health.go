@@ -44,16 +44,16 @@ func (p *Provider) Health(ctx context.Context) error {
 
 // check loads a key, unless that was done since the last reset.
 func (c *chip) check(k *stored) error {
-	if errors.Is(k.broken, errUnused) || c.checked[string(k.name.Buffer)] {
+	if errors.Is(k.broken, errUnused) || c.checked[k] {
 		return nil
 	}
 	if _, err := c.load(k); err != nil {
 		return err
 	}
 	if c.checked == nil || len(c.checked) >= maxKeys {
-		c.checked = make(map[string]bool)
+		c.checked = make(map[*stored]bool)
 	}
-	c.checked[string(k.name.Buffer)] = true
+	c.checked[k] = true
 	return nil
 }
 

@@ -6,10 +6,12 @@ package tpm
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
@@ -72,6 +74,7 @@ func TestOpenSSL(t *testing.T) {
 	}
 
 	openssl(nil, "genpkey", "-algorithm", "EC", "-pkeyopt", "group:P-256", "-pkeyopt", "parent:0x81000001", "-out", "theirs.1.pem")
+	openssl(nil, "genpkey", "-algorithm", "RSA", "-pkeyopt", "bits:2048", "-pkeyopt", "parent:0x81000001", "-out", "theirs.both.1.pem")
 	p = open(t, config)
 	theirs := opened[providers.Signer](t, p, "theirs")
 	sig, err := theirs.Sign(t.Context(), providers.ECDSAP256, message)
@@ -81,6 +84,25 @@ func TestOpenSSL(t *testing.T) {
 	pub, _ = x509.ParsePKIXPublicKey(publicOf(t, theirs))
 	if !ecdsa.VerifyASN1(pub.(*ecdsa.PublicKey), digest[:], sig) {
 		t.Error("our signature with openssl's key is not good")
+	}
+	peer, _ := ecdh.P256().GenerateKey(rand.Reader) // openssl makes keys for all purposes
+	own, _ := pub.(*ecdsa.PublicKey).ECDH()
+	want, _ := peer.ECDH(own)
+	if got, err := theirs.(providers.Agreer).Agree(t.Context(), peer.PublicKey().Bytes()); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("our agreement with openssl's key: %x, %v", got, err)
+	}
+	both := opened[providers.RSADecrypter](t, p, "theirs.both")
+	pub, _ = x509.ParsePKIXPublicKey(publicOf(t, both))
+	sealed, err := rsa.EncryptOAEP(sha1.New(), rand.Reader, pub.(*rsa.PublicKey), message, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := both.DecryptRSA(t.Context(), providers.RSAOAEP, sealed); err != nil || !bytes.Equal(got, message) {
+		t.Errorf("our decryption with openssl's key: %q, %v", got, err)
+	}
+	sig, err = both.(providers.Signer).Sign(t.Context(), providers.RSAPKCS1, message)
+	if err != nil || rsa.VerifyPKCS1v15(pub.(*rsa.PublicKey), crypto.SHA256, digest[:], sig) != nil {
+		t.Error("our RSA signature with openssl's key is not good:", err)
 	}
 }
 
@@ -183,6 +205,40 @@ func TestImportedMAC(t *testing.T) {
 		if _, err := opened[providers.MACer](t, p, "mac").MAC(t.Context(), make([]byte, 1025)); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestDamagedFiles: a key whose file is damaged is Corrupt, and the provider is not well.
+func TestDamagedFiles(t *testing.T) {
+	p := open(t, newTPM(t).config(t))
+	key := generate[providers.Signer](t, p, "sign", providers.ECP256)
+	if err := p.Health(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	good := key.(*signer).stored
+	file := *good.file
+	file.private = bytes.Clone(file.private)
+	file.private[40] ^= 1
+	b, err := file.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{string(b), "", "nonsense"} {
+		write(t, good.path, text)
+		code(t, "health", p.Health(t.Context()), providers.Corrupt)
+	}
+	_, err = p.Open(t.Context(), "sign", 1)
+	code(t, "opening", err, providers.Corrupt)
+	if infos, err := p.Keys(t.Context()); err != nil || len(infos) != 0 {
+		t.Errorf("%v, %v", infos, err)
+	}
+}
+
+// TestLargeKeys: a size that the chip does not have is NotSupported.
+func TestLargeKeys(t *testing.T) {
+	p := open(t, newTPM(t).config(t))
+	if _, err := p.Generate(t.Context(), "large", providers.RSA4096); err != nil {
+		code(t, "a large key", err, providers.NotSupported)
 	}
 }
 

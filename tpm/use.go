@@ -4,6 +4,7 @@
 package tpm
 
 import (
+	"bytes"
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
@@ -54,8 +55,7 @@ func (c *chip) load(k *stored) (tpm2.TPMHandle, error) {
 	if k.broken != nil {
 		return 0, failure(providers.Corrupt, "loading a key", k.broken)
 	}
-	name := string(k.name.Buffer)
-	if i := slices.IndexFunc(c.loaded, func(l *loadedKey) bool { return l.name == name }); i >= 0 {
+	if i := slices.IndexFunc(c.loaded, func(l *loadedKey) bool { return l.stored == k }); i >= 0 {
 		l := c.loaded[i]
 		c.loaded = append(slices.Delete(c.loaded, i, i+1), l)
 		return l.handle, nil
@@ -68,8 +68,8 @@ func (c *chip) load(k *stored) (tpm2.TPMHandle, error) {
 	if err != nil {
 		return 0, loadError(err)
 	}
-	c.loaded = append(c.loaded, &loadedKey{name, response.ObjectHandle})
-	if string(response.Name.Buffer) != name {
+	c.loaded = append(c.loaded, &loadedKey{k, response.ObjectHandle})
+	if !bytes.Equal(response.Name.Buffer, k.name.Buffer) {
 		c.unload(0)
 		return 0, failure(providers.Corrupt, "loading a key", errKeyPublic)
 	}
