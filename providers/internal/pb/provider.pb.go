@@ -137,7 +137,7 @@ const (
 	Operation_MAC                   Operation = 3  // HMAC-SHA-256 of input
 	Operation_VERIFY_MAC            Operation = 4  // in constant time; no output
 	Operation_SIGN                  Operation = 5  // input is the message, not a digest. RSA-PKCS1: RFC 8017 §8.2, SHA-256; ECDSA-P256: SHA-256, DER
-	Operation_DECRYPT_RSA           Operation = 6  // RSA-PKCS1: RFC 8017 §7.2; RSA-OAEP: §7.1 with SHA-1, MGF1 with SHA-1, no label
+	Operation_DECRYPT_RSA           Operation = 6  // RSA-PKCS1: RFC 8017 §7.2; RSA-OAEP: §7.1 with SHA-1, MGF1 with SHA-1, no label; RSA-OAEP-SHA256: the same with SHA-256
 	Operation_AGREE                 Operation = 7  // ECDH on P-256; input is the peer's uncompressed point, output the x coordinate
 	Operation_WRAP                  Operation = 8  // RFC 3394; input is a multiple of 8 bytes, at least 16
 	Operation_UNWRAP                Operation = 9  // undoes WRAP
