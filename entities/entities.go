@@ -99,6 +99,11 @@ type known struct {
 	until time.Time // far databases only
 }
 
+// A querier is a database or a transaction.
+type querier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
 // A kind is what differs between databases.
 type kind interface {
 	// text is a query in the database's own manner, of one with parameters $1, $2, …

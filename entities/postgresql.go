@@ -72,10 +72,10 @@ func (postgresql) text(query string) string { return query }
 const postgresLock = 0x6d736c6b65657001
 
 var postgresTables = []string{
-	"CREATE TABLE mslkeep_entities (identity bytea PRIMARY KEY, born bigint NOT NULL, record bytea NOT NULL)",
-	"CREATE TABLE mslkeep_imports (import text PRIMARY KEY, line bigint NOT NULL)",
-	"CREATE TABLE mslkeep_version (version integer NOT NULL)",
-	"INSERT INTO mslkeep_version VALUES (1)",
+	"CREATE TABLE IF NOT EXISTS mslkeep_entities (identity bytea PRIMARY KEY, born bigint NOT NULL, record bytea NOT NULL)",
+	"CREATE TABLE IF NOT EXISTS mslkeep_imports (import text PRIMARY KEY, line bigint NOT NULL)",
+	"CREATE TABLE IF NOT EXISTS mslkeep_version (version integer NOT NULL)",
+	"INSERT INTO mslkeep_version SELECT 1 WHERE NOT EXISTS (SELECT FROM mslkeep_version)",
 }
 
 func (postgresql) begin(ctx context.Context, tx *sql.Tx) error {
@@ -84,6 +84,10 @@ func (postgresql) begin(ctx context.Context, tx *sql.Tx) error {
 }
 
 func (k postgresql) schema(ctx context.Context, db *sql.DB) error {
+	// Without the lock at first: the user, or the whole server, may be one that only reads.
+	if there, err := k.version(ctx, db); there || err != nil {
+		return err
+	}
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -92,24 +96,29 @@ func (k postgresql) schema(ctx context.Context, db *sql.DB) error {
 	if err := k.begin(ctx, tx); err != nil {
 		return err
 	}
-	var there bool
-	if err := tx.QueryRowContext(ctx, "SELECT to_regclass('mslkeep_version') IS NOT NULL").Scan(&there); err != nil {
-		return err
-	}
-	if there {
-		var version int
-		err := tx.QueryRowContext(ctx, "SELECT max(version) FROM mslkeep_version").Scan(&version)
-		if err == nil && version != 1 {
-			err = ErrSchema
-		}
-		return err
-	}
 	for _, statement := range postgresTables {
 		if _, err := tx.ExecContext(ctx, statement); err != nil {
 			return err
 		}
 	}
+	if _, err := k.version(ctx, tx); err != nil { // another process may have been faster
+		return err
+	}
 	return tx.Commit()
+}
+
+// version reports whether there are tables, and fails if they are of another version.
+func (postgresql) version(ctx context.Context, q querier) (there bool, err error) {
+	err = q.QueryRowContext(ctx, "SELECT to_regclass('mslkeep_version') IS NOT NULL").Scan(&there)
+	if err != nil || !there {
+		return false, err
+	}
+	var version int
+	err = q.QueryRowContext(ctx, "SELECT max(version) FROM mslkeep_version").Scan(&version)
+	if err == nil && version != 1 {
+		err = ErrSchema
+	}
+	return true, err
 }
 
 // columns takes records apart.

@@ -12,8 +12,15 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"time"
 
-	_ "modernc.org/sqlite" // registers the driver
+	driver "modernc.org/sqlite"
+)
+
+const (
+	sqliteBusy = 5 // SQLITE_BUSY
+	busyTime   = 5 * time.Second
+	busyPause  = 10 * time.Millisecond
 )
 
 // sqliteConnections bounds how many lookups go on at once.
@@ -95,10 +102,24 @@ CREATE TABLE mslkeep_entities (identity BLOB PRIMARY KEY, born INTEGER NOT NULL,
 CREATE TABLE mslkeep_imports (import TEXT PRIMARY KEY, line INTEGER NOT NULL) STRICT;
 PRAGMA user_version = 1;`
 
-func (sqlite) schema(ctx context.Context, db *sql.DB) error {
-	version := func(q interface {
-		QueryRowContext(context.Context, string, ...any) *sql.Row
-	}) (v int, err error) {
+// schema tries again where others open the database, too: of those that make it one with WAL at once, SQLite lets none wait.
+func (k sqlite) schema(ctx context.Context, db *sql.DB) error {
+	for until := time.Now().Add(busyTime); ; {
+		err := k.tables(ctx, db)
+		busy, ok := errors.AsType[*driver.Error](err)
+		if !ok || busy.Code()&0xFF != sqliteBusy || time.Now().After(until) {
+			return err
+		}
+		select {
+		case <-time.After(busyPause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (sqlite) tables(ctx context.Context, db *sql.DB) error {
+	version := func(q querier) (v int, err error) {
 		err = q.QueryRowContext(ctx, "PRAGMA user_version").Scan(&v)
 		return v, err
 	}

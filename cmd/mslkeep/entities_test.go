@@ -400,7 +400,7 @@ func TestDatabaseAway(t *testing.T) {
 	}
 }
 
-// TestServerAway is TestDatabaseAway with PostgreSQL.
+// TestServerAway is TestDatabaseAway with PostgreSQL, which also can be one that only reads.
 func TestServerAway(t *testing.T) {
 	t.Parallel()
 	server := postgres.Start(t)
@@ -418,6 +418,27 @@ func TestServerAway(t *testing.T) {
 	eventually(t, patience, "it is back", func() bool { return p.try("hello").Error == "" })
 	if n := w.count(); n != 2 {
 		t.Errorf("%d entities", n)
+	}
+	db, err := sql.Open("pgx", server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	c, err := db.Conn(t.Context()) // which goes on as it was
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, readOnly := range []string{"on", "off"} {
+		if _, err := c.ExecContext(t.Context(), "ALTER DATABASE postgres SET default_transaction_read_only = "+readOnly); err != nil {
+			t.Fatal(err)
+		}
+		if r := w.entities("", "remove", "device-1-tv"); r.code != []int{exitFailure, 0}[i] {
+			t.Errorf("read-only %s: %+v", readOnly, r)
+		}
+		if i == 0 {
+			again := w.serve()
+			w.send("device-1", again, "hello").ok(t)
+		}
 	}
 }
 
