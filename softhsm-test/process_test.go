@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,7 +52,16 @@ func (l *lines) String() string {
 
 func start(t testing.TB, path string, args ...string) *process {
 	t.Helper()
+	return startReading(t, nil, path, args...)
+}
+
+// startReading is start, with something to read.
+func startReading(t testing.TB, in io.Reader, path string, args ...string) *process {
+	t.Helper()
 	p := &process{t: t, cmd: exec.Command(path, args...), said: new(lines), done: make(chan struct{})}
+	if in != nil {
+		p.cmd.Stdin, p.cmd.WaitDelay = in, time.Second // for reading from in when nobody writes any more
+	}
 	p.cmd.Stderr = p.said
 	out, w, err := os.Pipe()
 	if err != nil {
