@@ -70,6 +70,8 @@ func (q *queue) do(ctx context.Context, body []byte) (outcome, error) {
 	if err := ctx.Err(); err != nil {
 		return outcome{}, failure(providers.Transient, q.op, err)
 	}
+	ctx, cancel := q.p.early(ctx)
+	defer cancel()
 	i := &item{ctx: ctx, body: body, done: make(chan struct{})}
 	q.add(i)
 	select {

@@ -182,10 +182,23 @@ func (c *client) patiently(ctx context.Context, token string, q request) (reply,
 	}
 }
 
+// early bounds an operation by the timeout, and so that it ends a moment before its caller's deadline: a provider that has
+// not answered by then is killed.
+func (p *Provider) early(ctx context.Context) (context.Context, context.CancelFunc) {
+	end := time.Now().Add(p.timeout)
+	if deadline, ok := ctx.Deadline(); ok {
+		left := time.Until(deadline)
+		if early := deadline.Add(-min(left/10, 100*time.Millisecond)); early.Before(end) {
+			end = early
+		}
+	}
+	return context.WithDeadline(ctx, end)
+}
+
 // call makes a request with the token and decodes the answer's data into out, unless it is nil. Errors are of
 // type *providers.Error. A token that is refused is replaced, once.
 func (p *Provider) call(ctx context.Context, op string, q request, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	ctx, cancel := p.early(ctx)
 	defer cancel()
 	token, err := p.session.current(ctx)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 // Generate makes a key: in Vault, or, if its name is that of a wrapped one, here.
 func (p *Provider) Generate(ctx context.Context, name string, t providers.KeyType) (providers.KeyInfo, error) {
 	const op = "generating a key"
-	if p.wrapped != nil && p.wrapped.matches(name) {
+	if p.isWrapped(name) {
 		return p.wrapped.generate(ctx, name, t)
 	}
 	transit, err := p.changing(op, name, t)
@@ -50,7 +50,7 @@ func (p *Provider) newest(ctx context.Context, name string) (providers.KeyInfo, 
 // Rotate makes the next version of a key.
 func (p *Provider) Rotate(ctx context.Context, name string) (providers.KeyInfo, error) {
 	const op = "rotating a key"
-	if p.wrapped != nil && p.wrapped.matches(name) {
+	if p.isWrapped(name) {
 		return p.wrapped.rotate(ctx, name)
 	}
 	if _, err := p.info(ctx, name, 0); err != nil {
@@ -70,7 +70,7 @@ func (p *Provider) Rotate(ctx context.Context, name string) (providers.KeyInfo, 
 // the key itself.
 func (p *Provider) Destroy(ctx context.Context, name string, version uint32) error {
 	const op = "destroying a key"
-	if p.wrapped != nil && p.wrapped.matches(name) {
+	if p.isWrapped(name) {
 		return p.wrapped.destroy(ctx, name, version)
 	}
 	p.forget(name)

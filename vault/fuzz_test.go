@@ -67,7 +67,8 @@ func FuzzBlob(f *testing.F) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s := &store{Wrapped: Wrapped{Folder: folder, Key: "root", Names: []string{"*"}}, known: make(map[string]*versions)}
+		w := Wrapped{Folder: folder, Key: "root", Names: []string{"*"}}
+		s := &store{Wrapped: w, p: &Provider{config: Config{Wrapped: &w}}, known: make(map[string]*versions)}
 		if s.take("k.1.key") != nil {
 			if len(s.known) > 0 {
 				t.Error("refused, and taken")

@@ -84,7 +84,7 @@ func (k *heldKey) use(ctx context.Context, op string, f func(key []byte) error) 
 			return f(secret.Reveal(k.bytes))
 		}
 		k.mu.RUnlock()
-		if _, err := k.reveal(ctx); err != nil {
+		if err := k.reveal(ctx); err != nil {
 			return err
 		}
 	}
@@ -111,21 +111,23 @@ func (k *heldKey) refresh() {
 }
 
 // reveal has Vault decrypt the key, unless it is held already.
-func (k *heldKey) reveal(ctx context.Context) (bool, error) {
+func (k *heldKey) reveal(ctx context.Context) error {
 	const op = "unwrapping a key"
+	ctx, cancel := k.store.p.early(ctx)
+	defer cancel()
 	select {
 	case k.turn <- struct{}{}:
 		defer func() { <-k.turn }()
 	case <-ctx.Done():
-		return false, failure(providers.Transient, op, ctx.Err())
+		return failure(providers.Transient, op, ctx.Err())
 	}
 	k.mu.RLock()
 	there := k.bytes.Len() > 0 && time.Now().Before(k.until)
 	k.mu.RUnlock()
 	if there {
-		return true, nil
+		return nil
 	}
-	return true, k.decrypt(ctx)
+	return k.decrypt(ctx)
 }
 
 // decrypt has Vault decrypt the key, and, if its wrapping key has a newer version, encrypt it with that; turn is

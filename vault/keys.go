@@ -74,6 +74,8 @@ func (p *Provider) info(ctx context.Context, name string, version uint32) (*info
 		p.infos[name] = e
 	}
 	p.mu.Unlock()
+	ctx, cancel := p.early(ctx)
+	defer cancel()
 	select {
 	case e.turn <- struct{}{}:
 		defer func() { <-e.turn }()
@@ -245,7 +247,7 @@ func (p *Provider) names(ctx context.Context) (names []string, err error) {
 	}
 	for _, transit := range out.Keys {
 		name, ok := ourName(transit)
-		if ok && (p.config.Wrapped == nil || !p.config.Wrapped.matches(name)) {
+		if ok && !p.isWrapped(name) {
 			names = append(names, name)
 		}
 	}
@@ -254,7 +256,7 @@ func (p *Provider) names(ctx context.Context) (names []string, err error) {
 
 // Open returns one version of a key.
 func (p *Provider) Open(ctx context.Context, name string, version uint32) (providers.Key, error) {
-	if p.wrapped != nil && p.wrapped.matches(name) {
+	if p.isWrapped(name) {
 		return p.wrapped.open(ctx, name, version)
 	}
 	i, err := p.info(ctx, name, version)

@@ -160,6 +160,45 @@ func TestNothingTold(t *testing.T) {
 	}
 }
 
+// TestSlowThroughPipe: however slow Vault is, the provider answers in time, and is not killed.
+func TestSlowThroughPipe(t *testing.T) {
+	w := newWorld(t, vaulttest.Options{}, "")
+	settings := settingsOf(w.config)
+	conn := connect(t, settings, nil)
+	p, c := conn.Provider(), w.seal(t)
+	pid := conn.PID()
+	k, err := p.Open(t.Context(), "entities", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.proxy.delays(time.Minute, "")
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // as the agent has it
+	defer cancel()
+	began := time.Now()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			_, err := k.(providers.Decrypter).Decrypt(ctx, providers.AEAD, nil, c, []byte("aad"))
+			wantCode(t, "while Vault is slow", err, providers.Transient)
+			if err != nil && strings.Contains(err.Error(), "killed") {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("that took %v", took)
+	}
+	w.proxy.answers(0, 0, "")
+	w.Eventually("it decrypts again", func() bool {
+		_, err := k.(providers.Decrypter).Decrypt(t.Context(), providers.AEAD, nil, c, []byte("aad"))
+		return err == nil
+	})
+	if conn.PID() != pid {
+		t.Error("the provider was killed")
+	}
+}
+
 // TestStartCauses: the agent learns why a provider does not start.
 func TestStartCauses(t *testing.T) {
 	v := vaulttest.Start(t, vaulttest.Options{})

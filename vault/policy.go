@@ -51,14 +51,7 @@ func (c *Config) rules() []rule {
 	} else {
 		rules = append(rules, rule{"auth/token/revoke-self", update})
 	}
-	keys := maps.Clone(c.Keys)
-	if keys == nil {
-		keys = make(map[string]providers.KeyType)
-	}
-	if c.Wrapped != nil {
-		keys[c.Wrapped.Key] = cmp.Or(keys[c.Wrapped.Key], providers.AES256)
-	}
-	for _, name := range slices.Sorted(maps.Keys(keys)) {
+	for _, name := range c.inVault() {
 		transit, _ := transitName(name)
 		own := []string{"read"}
 		if c.Create {
@@ -68,11 +61,21 @@ func (c *Config) rules() []rule {
 			}
 		}
 		rules = append(rules, rule{c.Mount + "/keys/" + transit, own})
-		for _, use := range uses(keys[name], transit) {
+		for _, use := range uses(cmp.Or(c.Keys[name], providers.AES256), transit) {
 			rules = append(rules, rule{c.Mount + "/" + use, update})
 		}
 	}
 	return rules
+}
+
+// inVault are the names of all keys in Vault that the configuration has, in order.
+func (c *Config) inVault() []string {
+	names := slices.Collect(maps.Keys(c.Keys))
+	if c.Wrapped != nil && c.Keys[c.Wrapped.Key] == "" {
+		names = append(names, c.Wrapped.Key)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // uses are the endpoints at which keys of a type are used.
@@ -111,7 +114,7 @@ func (p *Provider) hazards() []hazard {
 		{"auth/token/create", change, "tokens can be made"},
 		{"sys/mounts/" + name, change, "engines can be mounted"},
 	}
-	for key := range p.config.Keys {
+	for _, key := range p.config.inVault() {
 		transit, _ := transitName(key)
 		for _, out := range []string{"export/encryption-key/", "export/signing-key/", "export/hmac-key/", "backup/", "byok-export/"} {
 			hazards = append(hazards, hazard{p.path(out + transit), []string{"read"}, "the key can be taken out, should it ever be made exportable"})

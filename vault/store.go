@@ -56,6 +56,13 @@ func (b *blob) file() string {
 	return transit + "." + strconv.FormatUint(uint64(b.Version), 10) + suffix
 }
 
+// isWrapped reports whether a key of that name is one of the folder's: those that the configuration has among the keys in
+// Vault are not.
+func (p *Provider) isWrapped(name string) bool {
+	_, listed := p.config.Keys[name]
+	return p.config.Wrapped != nil && !listed && p.config.Wrapped.matches(name)
+}
+
 // A store is the folder of the wrapped keys, and those of them that are held.
 type store struct {
 	Wrapped
@@ -91,7 +98,7 @@ func openStore(ctx context.Context, p *Provider, w Wrapped) (*store, error) {
 	var first error
 	for _, k := range s.all() {
 		wg.Go(func() {
-			if _, err := k.reveal(ctx); err != nil {
+			if err := k.reveal(ctx); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				first = errors.Join(first, err)
@@ -166,7 +173,7 @@ func (s *store) take(file string) error {
 		err = json.Unmarshal(raw, &b)
 	}
 	switch {
-	case err != nil || b.Version == 0 || b.file() != file || sizes[b.Type] == 0 || !s.matches(b.Name):
+	case err != nil || b.Version == 0 || b.file() != file || sizes[b.Type] == 0 || !s.p.isWrapped(b.Name):
 		return errors.New("a file is damaged, or not one of these keys: " + strconv.Quote(file))
 	case b.Destroyed:
 	default:
@@ -297,7 +304,7 @@ type importing struct{ *Provider }
 func (p importing) Import(ctx context.Context, name string, t providers.KeyType, key []byte) (providers.KeyInfo, error) {
 	const op = "importing a key"
 	switch {
-	case !p.wrapped.matches(name):
+	case !p.isWrapped(name):
 		return providers.KeyInfo{}, failure(providers.NotSupported, op, errors.New("only wrapped keys are imported"))
 	case sizes[t] == 0:
 		return providers.KeyInfo{}, failure(providers.NotSupported, op, errors.New("wrapped keys are AES and HMAC keys"))

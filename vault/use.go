@@ -185,6 +185,11 @@ func (k *aeadKey) Rewrap(ctx context.Context, ciphertext, aad []byte) ([]byte, e
 	if len(aad) == 0 {
 		return k.rewrap(ctx, op, ciphertext)
 	}
+	if next, err := k.p.info(ctx, k.info.Name, i.newest+1); err == nil { // there may be a newer one by now
+		i = next
+	} else if !errors.Is(err, providers.NoSuchKey) {
+		return nil, err
+	}
 	plaintext, err := k.decrypt(ctx, op, i, ciphertext, aad)
 	if err != nil {
 		return nil, err
