@@ -246,6 +246,16 @@ func TestLeftByOthers(t *testing.T) {
 	if _, err := key.Sign(t.Context(), providers.ECDSAP256, nil); err != nil {
 		t.Errorf("with room: %v", err)
 	}
+	for _, name := range []string{"a", "b", "c"} { // there is room for one of them at a time
+		generate[providers.Signer](t, p, name, providers.ECP256)
+	}
+	for range 2 {
+		for _, name := range []string{"a", "b", "c"} {
+			if _, err := opened[providers.Signer](t, p, name).Sign(t.Context(), providers.ECDSAP256, nil); err != nil {
+				t.Errorf("with little room, key %s: %v", name, err)
+			}
+		}
+	}
 }
 
 // TestFlushedByOthers: what others have flushed is loaded and begun again.

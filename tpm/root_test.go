@@ -15,8 +15,17 @@ import (
 	"github.com/mslkeep/mslkeep/providers"
 )
 
+// setOwner gives the owner a password.
+func setOwner(t *testing.T, p *Provider) {
+	t.Helper()
+	raw(t, p, func(c *chip) error {
+		_, err := tpm2.HierarchyChangeAuth{AuthHandle: owner(), NewAuth: tpm2.TPM2BAuth{Buffer: []byte("owner")}}.Execute(c)
+		return err
+	})
+}
+
 // plant makes a key and puts it at the storage root key's handle.
-func plant(t *testing.T, s *swtpm, template tpm2.TPMTPublic) {
+func plant(t *testing.T, s *swtpm, template tpm2.TPMTPublic, password bool) {
 	t.Helper()
 	p := open(t, s.config(t))
 	raw(t, p, func(c *chip) error {
@@ -28,6 +37,9 @@ func plant(t *testing.T, s *swtpm, template tpm2.TPMTPublic) {
 		_, err = tpm2.EvictControl{Auth: owner(), ObjectHandle: tpm2.NamedHandle{Handle: r.handle, Name: r.name}, PersistentHandle: rootHandle}.Execute(c)
 		return err
 	})
+	if password {
+		setOwner(t, p)
+	}
 	p.Close()
 }
 
@@ -41,12 +53,14 @@ func TestRoots(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		template tpm2.TPMTPublic
+		password bool // of the owner, without which the key cannot be made again
 		good     bool
 	}{
-		{"ecc", tpm2.ECCSRKTemplate, true}, {"rsa", tpm2.RSASRKTemplate, true}, {"of another origin", other, false}, {"of another template", guarded, false},
+		{"ecc", tpm2.ECCSRKTemplate, false, true}, {"rsa", tpm2.RSASRKTemplate, false, true}, {"ecc, with a password", tpm2.ECCSRKTemplate, true, true},
+		{"of another origin", other, false, false}, {"of another template", guarded, false, false}, {"of another template, with a password", guarded, true, false},
 	} {
 		s := newTPM(t)
-		plant(t, s, c.template)
+		plant(t, s, c.template, c.password)
 		config := s.config(t)
 		p, err := Open(t.Context(), config)
 		if c.good {
@@ -126,10 +140,7 @@ func TestOwnerPassword(t *testing.T) {
 		config := s.config(t)
 		config.PersistRoot = persist
 		p := open(t, config)
-		raw(t, p, func(c *chip) error {
-			_, err := tpm2.HierarchyChangeAuth{AuthHandle: owner(), NewAuth: tpm2.TPM2BAuth{Buffer: []byte("owner")}}.Execute(c)
-			return err
-		})
+		setOwner(t, p)
 		p.Close()
 		p, err := Open(t.Context(), s.config(t))
 		if !persist {
