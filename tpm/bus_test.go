@@ -189,8 +189,6 @@ func TestBus(t *testing.T) {
 	p := open(t, withAuth(t, bus.config(t)))
 	ctx := t.Context()
 	secrets := map[string][]byte{"the authorisation value": []byte(testAuth)}
-	// What is public is seen, so the search is known to work.
-	public := make([]byte, 16)
 
 	key := make([]byte, 32)
 	rand.Read(key)
@@ -233,7 +231,7 @@ func TestBus(t *testing.T) {
 		t.Fatal(err)
 	}
 	secrets["a plaintext"] = plain[:32]
-	public = iv
+	public := iv // is seen, so the search is known to work
 
 	rsaKey := generate[providers.RSADecrypter](t, p, "rsa.decrypt", providers.RSA2048)
 	pub, _ := x509.ParsePKIXPublicKey(publicOf(t, rsaKey))

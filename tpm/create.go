@@ -179,14 +179,13 @@ func (p *Provider) remove(op, name string, version uint32) (_ *stored, oldest bo
 			continue
 		}
 		err := p.store.remove(k, version == last)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			break // by another process, just now
-		case err != nil:
-			return nil, false, failure(providers.Device, op, err)
-		default:
-			return k, i == 0, nil
+		if errors.Is(err, fs.ErrNotExist) { // by another process, just now
+			break
 		}
+		if err != nil {
+			return nil, false, failure(providers.Device, op, err)
+		}
+		return k, i == 0, nil
 	}
 	return nil, false, failure(providers.NoSuchKey, op, nil)
 }
