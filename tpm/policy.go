@@ -30,6 +30,7 @@ import (
 var (
 	errPolicyKey  = errors.New("the policy key's file must hold one public key in PEM, RSA-2048 or P-256")
 	errPolicyFile = errors.New("the key's file does not say how to fulfil its policy, or says it in a way that is not known here")
+	errNoPCR      = errors.New("the chip has no such PCR in its bank of SHA-256")
 	errUnapproved = errors.New("the platform's state is not among those that are approved")
 )
 
@@ -79,7 +80,12 @@ func (c *chip) newPolicy(auth bool) (digest []byte, steps []policyStep, err erro
 	if len(c.config.PCRs) == 0 {
 		return nil, nil, nil
 	}
-	selection := tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(c.config.PCRs...)}}}
+	for _, n := range c.config.PCRs {
+		if err := c.checkPCR(n); err != nil {
+			return nil, nil, err
+		}
+	}
+	selection := selectPCRs(c.config.PCRs...)
 	steps = []policyStep{{tpm2.TPMCCPolicyPCR, append(sized(nil), tpm2.Marshal(selection)...)}}
 	if c.config.PolicyKey != "" {
 		public, err := readPolicyKey(c.config.PolicyKey)
@@ -107,6 +113,19 @@ func (c *chip) newPolicy(auth bool) (digest []byte, steps []policyStep, err erro
 		return nil, nil, err
 	}
 	return response.PolicyDigest.Buffer, steps, nil
+}
+
+func selectPCRs(pcrs ...uint) tpm2.TPMLPCRSelection {
+	return tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(pcrs...)}}}
+}
+
+// checkPCR fails if the chip does not have a PCR. A policy about such a one would be about nothing, and the chip would not mind.
+func (c *chip) checkPCR(n uint) error {
+	response, err := tpm2.PCRRead{PCRSelectionIn: selectPCRs(n)}.Execute(c)
+	if err == nil && len(response.PCRValues.Digests) != 1 {
+		err = failure(providers.NotSupported, "binding a key to PCRs", fmt.Errorf("%w: %d", errNoPCR, n))
+	}
+	return err
 }
 
 // policyPCR binds to the PCRs: to the digest if one is given, or else to what they are now, which the key's policy

@@ -13,6 +13,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -74,6 +75,24 @@ func TestPCRs(t *testing.T) {
 		extend(t, p)
 		code(t, "other PCRs", useAll(t.Context(), p), providers.Denied)
 	}
+}
+
+// TestNoBank: no key is made whose policy is about PCRs that the chip does not have.
+func TestNoBank(t *testing.T) {
+	s := newTPM(t)
+	s.kill()
+	if _, err := exec.LookPath("swtpm_setup"); err != nil {
+		t.Skip("swtpm_setup is not installed (apt-get install swtpm-tools)")
+	}
+	if out, err := exec.Command("swtpm_setup", "--tpm2", "--tpmstate", s.dir, "--overwrite", "--pcr-banks", "sha1").CombinedOutput(); err != nil {
+		t.Fatalf("swtpm_setup: %v\n%s", err, out)
+	}
+	s.start(t)
+	config := s.config(t)
+	config.PCRs = []uint{testPCR}
+	p := open(t, config)
+	_, err := p.Generate(t.Context(), "sign", providers.ECP256)
+	code(t, "a PCR that is not there", err, providers.NotSupported)
 }
 
 // TestPolicyWithoutAuth: who fulfils the policy but has not the authorisation value cannot use the key.
