@@ -250,11 +250,20 @@ func TestDamagedRecords(t *testing.T) {
 	w := recordWorld(t, "sqlite:entities.db")
 	s := w.serve()
 	tv := []string{"--scheme", "PSK_PROFILE", "--identity", "device-1", "--profile", "tv", "hello"}
+	for _, who := range []string{"server", "device-1"} { // a key that the agent itself has does not count
+		w.keys(who, strings.Repeat("ab", 48), "import", "other/elsewhere").ok(t)
+	}
+	w.entities(newPSK(), "add", "elsewhere").ok(t)
+	w.send("device-1", s, "--scheme", "PSK", "--identity", "elsewhere", "hello").oneLine(t, exitRefused, "[entity]")
 	db, err := sql.Open("sqlite", "file:"+w.path("server/entities.db")+"?_pragma=busy_timeout(5000)")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
+	if _, err := db.Exec("UPDATE mslkeep_entities SET record = zeroblob(0) WHERE identity = ?", []byte("elsewhere")); err != nil {
+		t.Fatal(err)
+	}
+	w.send("device-1", s, "--scheme", "PSK", "--identity", "elsewhere", "hello").oneLine(t, exitRefused, "[entity]")
 	var record, other []byte
 	for identity, into := range map[string]*[]byte{"device-1": &record, "device-1-tv": &other} {
 		if err := db.QueryRow("SELECT record FROM mslkeep_entities WHERE identity = ?", []byte(identity)).Scan(into); err != nil {

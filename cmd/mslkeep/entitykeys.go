@@ -29,10 +29,16 @@ func withRecords(keys *agent.Client, store *entities.Store) *recordKeys {
 		if note, ok := ctx.Value(noteKey{}).(*note); ok && err == nil {
 			note.born = r.Born
 		}
+		if r.Born != 0 && len(r.Sealed) == 0 {
+			return damagedRecord, err // and not: there is none, look elsewhere
+		}
 		return r.Sealed, err
 	})
 	return &recordKeys{keys, store}
 }
+
+// damagedRecord is one that no agent opens.
+var damagedRecord = []byte{0}
 
 // A note tells EntityContext which record was found for it.
 type (

@@ -122,6 +122,7 @@ var directly = []struct {
 	{[]string{"msl", "agent", "cmd/mslkeep"}, "github.com/coder/websocket", "msl/websocket does that"},
 	{[]string{"[^e]*", "*/*", "*/*/*"}, "modernc.org/sqlite", "entities does that"},
 	{[]string{"[^e]*", "*/*", "*/*/*"}, "github.com/jackc/pgx/v5", "entities does that"},
+	{[]string{"[^e]*", "*/*", "*/*/*"}, "github.com/jackc/pgx/v5/stdlib", "entities does that"},
 	{[]string{"internal/custody", "cmd/mslkeep-agent", "providers", "providers/software"}, "database/sql", "records are the protocol process's business"},
 	{[]string{"*"}, "C", "C code is loaded only by the PKCS#11 provider"},
 }
