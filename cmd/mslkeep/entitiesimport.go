@@ -155,6 +155,7 @@ func (c *entitiesCall) runImport(ctx context.Context, source lineSource, name st
 		if s.err != nil {
 			return all, s.err
 		}
+		all.list(c, s.bad) // before they are marked as read
 		var mark *entities.Mark
 		if name != "" {
 			mark = &entities.Mark{Import: name, Line: s.line, Done: s.done}
@@ -162,7 +163,8 @@ func (c *entitiesCall) runImport(ctx context.Context, source lineSource, name st
 		if err := c.store.Put(ctx, s.records, mark); err != nil {
 			return all, err
 		}
-		all.add(c, s.step)
+		all.Imported += len(s.records)
+		all.Lines = max(all.Lines, s.line)
 		all.Seconds, all.PerSecond = p.seconds(), p.rate(all.Imported)
 		if s.done {
 			return all, nil
@@ -176,8 +178,9 @@ func (c *entitiesCall) runImport(ctx context.Context, source lineSource, name st
 	return all, ctx.Err()
 }
 
-func (all *imported) add(c *entitiesCall, s step) {
-	for _, b := range s.bad {
+// list lists bad lines.
+func (all *imported) list(c *entitiesCall, bad []agent.BadLine) {
+	for _, b := range bad {
 		if all.Bad++; all.Bad > maxListed {
 			continue
 		}
@@ -186,8 +189,6 @@ func (all *imported) add(c *entitiesCall, s step) {
 			fmt.Fprintf(c.err, "line %d: %s\n", b.Line, b.Why)
 		}
 	}
-	all.Imported += len(s.records)
-	all.Lines = max(all.Lines, s.line)
 }
 
 // agentLines are lines with keys, which the agent reads and seals.
