@@ -68,7 +68,7 @@ type Config struct {
 	PolicyKey, Approvals string
 	// Decrypting, Wrapping and Sealed tell by their names which new keys decrypt rather than sign, wrap rather than encrypt,
 	// and are sealed data although the chip has AES. Each is a name, in which one * stands for anything.
-	// Defaults: *.decrypt and *.agree; *.wrap; storage, *.storage and *.sealed.
+	// Defaults: exchange, *.exchange, *.decrypt and *.agree; *.wrap; storage, *.storage and *.sealed.
 	Decrypting, Wrapping, Sealed []string
 	// Counters tells beside which keys the chip counts, as those: see [Provider.Count]. Default: storage and *.storage.
 	// With CountersRequired, a chip that cannot makes uses of such keys for storing fail, and the provider unhealthy.
@@ -92,7 +92,7 @@ func Open(ctx context.Context, c Config) (*Provider, error) {
 		c.Device = defaultDevice
 	}
 	if c.Decrypting == nil {
-		c.Decrypting = []string{"*.decrypt", "*.agree"}
+		c.Decrypting = []string{"exchange", "*.exchange", "*.decrypt", "*.agree"}
 	}
 	if c.Wrapping == nil {
 		c.Wrapping = []string{"*.wrap"}

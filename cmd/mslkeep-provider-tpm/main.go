@@ -13,7 +13,7 @@
 //	pcrs            PCRs that new keys are bound to, such as [0, 7]
 //	policy-key      PEM file with the public key of who approves of other values of the PCRs
 //	approvals       folder of what was approved: NAME.policy and NAME.sig
-//	decrypting      names of the key pairs that decrypt rather than sign; default ["*.decrypt", "*.agree"]
+//	decrypting      names of the key pairs that decrypt rather than sign; default ["exchange", "*.exchange", "*.decrypt", "*.agree"]
 //	wrapping        names of the AES keys that wrap keys; default ["*.wrap"]
 //	sealed          names of the AES keys that are used in memory; default ["storage", "*.storage", "*.sealed"]
 //	counters        names of the keys beside which the chip counts, so that what was sealed earlier can be told from what was
