@@ -17,7 +17,8 @@ type known struct {
 }
 
 // Born returns when the record of an entity was born, 0 if there is none. It is made to be asked on each message: what it
-// says is as of now from a file (if another takes its place, that is noticed within a tenth of a second), and at most a second old from PostgreSQL.
+// says is as of now from a file (if another takes its place, that is noticed within a tenth of a second), and at most a
+// second old from PostgreSQL.
 func (s *Store) Born(ctx context.Context, identity string) (born int64, err error) {
 	state, sure := s.current()
 	if sure {
@@ -69,6 +70,14 @@ func (s *Store) recall(identity string, state walState) (int64, bool) {
 	}
 	k, ok := s.known[identity]
 	return k.born, ok && (s.here != nil || time.Now().Before(k.until))
+}
+
+// forget forgets what was remembered.
+func (s *Store) forget() {
+	s.knownMu.Lock()
+	defer s.knownMu.Unlock()
+	clear(s.known)
+	s.state = walState{}
 }
 
 // remember notes what was looked up after the file had that state. If it changed since, nobody will see that state again.

@@ -111,9 +111,7 @@ func (s *Store) Remove(ctx context.Context, identities ...string) (unknown []str
 		}
 		return nil
 	})
-	s.knownMu.Lock()
-	clear(s.known)
-	s.knownMu.Unlock()
+	s.forget()
 	return unknown, err
 }
 

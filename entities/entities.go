@@ -153,6 +153,7 @@ func (s *Store) connect(ctx context.Context, create bool) error {
 	if s.index != nil {
 		s.watch = s.index()
 	}
+	s.forget()
 	return nil
 }
 
