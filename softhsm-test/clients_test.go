@@ -26,10 +26,17 @@ type fleet struct {
 	config *msl.Config
 	http   *http.Transport
 	url    string
+	dir    string // for stores, if there are any
 }
 
 // newFleet starts the device's agent.
 func (s *system) newFleet() *fleet {
+	s.t.Helper()
+	return s.startFleet(s.path("device/agent.toml"))
+}
+
+// startFleet starts an agent.
+func (s *system) startFleet(config string) *fleet {
 	s.t.Helper()
 	text, err := os.ReadFile(s.path("server.pem"))
 	if err != nil {
@@ -41,7 +48,7 @@ func (s *system) newFleet() *fleet {
 		s.t.Fatal(err)
 	}
 	path := tool(s.t, "mslkeep-agent")
-	keys, err := agent.Start(s.t.Context(), agent.Config{Path: path, SHA256: sum(s.t, path), Args: []string{"--config", s.path("device/agent.toml")}})
+	keys, err := agent.Start(s.t.Context(), agent.Config{Path: path, SHA256: sum(s.t, path), Args: []string{"--config", config}})
 	if err != nil {
 		s.t.Fatal(err)
 	}

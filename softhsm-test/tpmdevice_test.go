@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -41,9 +42,11 @@ type device struct {
 	chip *chip
 }
 
-const tpmAgent = fileKeys + `storage-key = "tpm:storage"
+const tpmRoles = `storage-key = "tpm:storage"
 exchange-key = "tpm:exchange"
-psk-prefix = "tpm:psk/"
+`
+
+const tpmAgent = fileKeys + tpmRoles + `psk-prefix = "tpm:psk/"
 rsa-prefix = "tpm:rsa/"
 ec-prefix = "tpm:ec/"
 key-log = "key.log"
@@ -77,8 +80,10 @@ func newDevice(s *system, name, more string) *device {
 			s.t.Fatal(err)
 		}
 	}
-	write(s.t, d.file("agent.toml"), fmt.Sprintf(tpmAgent, path, sum(s.t, path), d.chip.address(), d.file("tpm"))+more)
-	write(s.t, d.file("keys.toml"), "[agent]\n"+s.startsAgent(name+"/agent.toml"))
+	agent := fmt.Sprintf(tpmAgent, path, sum(s.t, path), d.chip.address(), d.file("tpm")) + more
+	write(s.t, d.file("agent.toml"), agent)
+	write(s.t, d.file("bare.toml"), strings.Replace(agent, tpmRoles, "", 1)) // which needs none of the keys
+	write(s.t, d.file("keys.toml"), "[agent]\n"+s.startsAgent(name+"/bare.toml"))
 	s.run("mslkeep-agent", "init", "--config", d.file("agent.toml"))
 	return d
 }
@@ -86,11 +91,12 @@ func newDevice(s *system, name, more string) *device {
 // file returns the path of a file of the device.
 func (d *device) file(name string) string { return d.path(filepath.Join(d.name, name)) }
 
-// serveDevices starts the server, such that it knows the devices: their public keys, and who has made their certificates.
+// serveDevices starts the server, such that it knows the devices: their public keys, and who has made their certificates. more
+// is added to the section [msl].
 func (s *system) serveDevices(more string) {
 	s.t.Helper()
-	write(s.t, s.path("server/devices.toml"), fmt.Sprintf(serveFile, s.startsAgent("server/agent.toml"))+
-		more+fmt.Sprintf("[peers]\npublic-key-directory = %q\nx509-roots-file = %q\n", s.path("devices"), s.path("root.pem")))
+	write(s.t, s.path("server/devices.toml"), strings.Replace(fmt.Sprintf(serveFile, s.startsAgent("server/agent.toml")), "[msl]\n", "[msl]\n"+more, 1)+
+		fmt.Sprintf("[peers]\npublic-key-directory = %q\nx509-roots-file = %q\n", s.path("devices"), s.path("root.pem")))
 	s.agent = s.serveAs("server/devices.toml")
 }
 

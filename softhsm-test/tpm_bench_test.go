@@ -1,0 +1,75 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package softhsmtest
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// BenchmarkTPMSession begins sessions on a device, and sends the TPM the commands that this cannot do without, in turn. Chips are
+// slower than the simulator by far, and what a session costs beside does not depend on that: so the times are taken both with
+// the simulator as it is, and with keys' uses as long as chips need for them (chipTimes).
+func BenchmarkTPMSession(b *testing.B) {
+	for _, speed := range []string{"simulator", "fast-chip", "slow-chip"} {
+		b.Run(speed, func(b *testing.B) {
+			_, d := newTPMSystem(b, "")
+			f := d.fleet()
+			f.session(b, "first")
+			bare := newBare(b, newChip(b))
+			if slow := chipTimes[speed]; slow != nil {
+				delay := func(cc tpm2.TPMCC) { time.Sleep(slow[cc]) } // as a chip takes its time
+				d.chip.hook(delay)
+				bare.chip.hook(delay)
+			}
+			d.chip.asked()
+			n := 0
+			var session, straight time.Duration
+			for b.Loop() {
+				n++
+				began := time.Now()
+				f.session(b, fmt.Sprint("store-", n))
+				session += time.Since(began)
+				began = time.Now()
+				bare.session()
+				straight += time.Since(began)
+			}
+			commands := 0
+			for _, c := range d.chip.asked() {
+				commands += c
+			}
+			b.ReportMetric(float64(session)/float64(straight), "ratio")
+			b.ReportMetric(session.Seconds()*1e3/float64(n), "session-ms")
+			b.ReportMetric(straight.Seconds()*1e3/float64(n), "bare-ms")
+			b.ReportMetric(float64(commands)/float64(n), "commands/session")
+		})
+	}
+}
+
+// BenchmarkTPMReboot restarts all that is on a device, and goes on with its session.
+func BenchmarkTPMReboot(b *testing.B) {
+	_, d := newTPMSystem(b, "")
+	k := d.begin("ECC", rsaExchange, "store", true)
+	commands, n := 0, 0
+	for b.Loop() {
+		k.reboot()
+		d.chip.asked()
+		k = d.begin("ECC", rsaExchange, "store", false)
+		for _, c := range d.chip.asked() {
+			commands += c
+		}
+		n++
+	}
+	b.ReportMetric(float64(commands)/float64(n), "commands/reboot")
+}
+
+// chipTimes is what a signature and a decryption take on the fastest and on a middling chip of those whose times are published; of
+// what else they do nothing is known, so that the simulator's times, which are much shorter, stand for it.
+var chipTimes = map[string]map[tpm2.TPMCC]time.Duration{
+	"fast-chip": {tpm2.TPMCCSign: 23 * time.Millisecond, tpm2.TPMCCRSADecrypt: 70 * time.Millisecond},
+	"slow-chip": {tpm2.TPMCCSign: 59 * time.Millisecond, tpm2.TPMCCRSADecrypt: 163 * time.Millisecond},
+}
