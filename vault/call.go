@@ -23,8 +23,8 @@ import (
 
 var (
 	errSize      = errors.New("too long, or empty")
-	errAnswer    = errors.New("Vault's answer makes no sense")
-	errUnreached = errors.New("Vault cannot be reached")
+	errAnswer    = errors.New("the answer makes no sense")
+	errUnreached = errors.New("cannot reach Vault")
 )
 
 const (

@@ -84,7 +84,7 @@ func (p *Provider) Destroy(ctx context.Context, name string, version uint32) err
 	}
 	switch {
 	case version != i.oldest || version == 0:
-		return failure(providers.NotSupported, op, errors.New("Vault destroys the oldest version only"))
+		return failure(providers.NotSupported, op, errors.New("only the oldest version can be destroyed in Vault"))
 	case i.newest == i.oldest:
 		if err := p.post(ctx, op, name, put(p.path("keys", transit, "config"), `{"deletion_allowed":true}`)); err != nil {
 			return err

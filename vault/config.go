@@ -36,7 +36,7 @@ func (c *Config) complete() error {
 	}
 	for name, t := range c.Keys {
 		if _, ok := transitName(name); !ok {
-			return fmt.Errorf("Vault can have no key named %q", name)
+			return fmt.Errorf("there can be no key in Vault named %q", name)
 		}
 		if transitTypes[t] == "" {
 			return fmt.Errorf("keys: Vault makes no keys of type %q", t)

@@ -23,7 +23,7 @@ func (p *Provider) Health(ctx context.Context) error {
 		return coded(op, err)
 	}
 	if !state.Initialized || state.Sealed {
-		return failure(providers.Transient, op, errors.New("Vault is sealed"))
+		return failure(providers.Transient, op, errors.New("it is sealed"))
 	}
 	infos, err := p.Keys(ctx)
 	if err != nil {

@@ -74,6 +74,9 @@ func (k *heldKey) use(ctx context.Context, op string, f func(key []byte) error) 
 		k.mu.RLock()
 		if k.gone {
 			k.mu.RUnlock()
+			if err := k.store.p.run.Err(); err != nil { // closed
+				return failure(providers.Transient, op, err)
+			}
 			return failure(providers.NoSuchKey, op, nil)
 		}
 		if now := time.Now(); k.bytes.Len() > 0 && now.Before(k.until) {

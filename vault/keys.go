@@ -285,11 +285,11 @@ func (p *Provider) changing(op, name string, t providers.KeyType) (string, error
 	transit, ok := p.allowed(name)
 	switch want, listed := p.config.Keys[name]; {
 	case !ok:
-		return "", failure(providers.Denied, op, errors.New("Vault can have no key of that name, or the configuration does not have it"))
+		return "", failure(providers.Denied, op, errors.New("no key in Vault can have that name, or the configuration does not have it"))
 	case !p.config.Create:
 		return "", failure(providers.Denied, op, errNotAllowed)
 	case t != "" && transitTypes[t] == "":
-		return "", failure(providers.NotSupported, op, errors.New("Vault makes no keys of that type"))
+		return "", failure(providers.NotSupported, op, errors.New("no key in Vault is of that type"))
 	case t != "" && listed && t != want:
 		return "", failure(providers.Denied, op, errors.New("the configuration has another type for that name"))
 	}

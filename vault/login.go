@@ -23,7 +23,9 @@ type Auth struct {
 
 	RoleID   string `json:"role-id"`   // approle
 	SecretID string `json:"secret-id"` // approle: reference to the secret id, or, if Wrapped, to the token that wraps it
-	Wrapped  bool   `json:"wrapped"`   // approle: SecretID is wrapped: it can be unwrapped once, so that a theft is noticed
+	// Wrapped is for approle: SecretID is wrapped. It can be unwrapped once, so that a theft is noticed, which also means
+	// that each process needs another one, and so does one that is started again. The process keeps the secret id.
+	Wrapped bool `json:"wrapped"`
 
 	JWT string `json:"jwt"` // jwt, kubernetes: reference to the JWT; for kubernetes, default: that of the pod
 

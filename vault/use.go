@@ -115,7 +115,7 @@ func (k *aeadKey) Encrypt(ctx context.Context, m providers.Mechanism, iv, plaint
 
 func (k *aeadKey) encrypt(ctx context.Context, op string, i *info, version uint32, plaintext, aad []byte) ([]byte, error) {
 	if version < i.writes {
-		return nil, failure(providers.Denied, op, errors.New("Vault lets this version decrypt only (min_encryption_version)"))
+		return nil, failure(providers.Denied, op, errors.New("this version may only decrypt (min_encryption_version)"))
 	}
 	body := withAAD(member("plaintext", plaintext), aad)
 	body = append(strconv.AppendUint(append(body, `,"key_version":`...), uint64(version), 10), '}')
