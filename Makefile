@@ -30,6 +30,9 @@ build:
 demo: build
 	bin/mslkeep demo
 
+demo-full:
+	@cd softhsm-test && $(GO) test -count=1 -timeout 30m -run '^TestFullDeployment$$' -args -demo
+
 test: build
 	@.ci/install
 	$(GO) test -race -timeout 20m ./...

@@ -41,7 +41,7 @@ func (s *system) importKey(name, keyType string, sizes ...int) (parts []memscan.
 }
 
 // scan searches the memory of a process, and returns the labels of the keys that it holds.
-func scan(t *testing.T, keys []memscan.Key, pid int) ([]string, error) {
+func scan(t testing.TB, keys []memscan.Key, pid int) ([]string, error) {
 	t.Helper()
 	scanner, err := memscan.New(keys)
 	if err != nil {
