@@ -107,18 +107,31 @@ func (c *client) send(ctx context.Context, token string, q request) (out reply, 
 		return out, nothing, unreached(ctx, err)
 	}
 	defer response.Body.Close()
-	body, rerr := io.ReadAll(response.Body)
-	wipe = func() { secret.Wipe(body) }
+	body, rerr := readBody(response)
 	if rerr != nil {
-		wipe()
+		secret.Wipe(body)
 		return out, nothing, unreached(ctx, rerr)
 	}
-	return decoded(response, body, wipe)
+	return decoded(response, body)
 }
 
-func decoded(response *api.Response, body []byte, wipe func()) (out reply, _ func(), err error) {
+// readBody reads an answer, in one buffer if its size is told.
+func readBody(response *api.Response) ([]byte, error) {
+	if n := response.ContentLength; n >= 0 && n <= maxAnswer {
+		body := make([]byte, n)
+		_, err := io.ReadFull(response.Body, body)
+		return body, err
+	}
+	return io.ReadAll(response.Body)
+}
+
+func decoded(response *api.Response, body []byte) (out reply, wipe func(), err error) {
 	if len(body) > 0 {
 		err = json.Unmarshal(body, &out)
+	}
+	wipe = func() {
+		secret.Wipe(body)
+		secret.Wipe(out.Data)
 	}
 	good := response.StatusCode >= 200 && response.StatusCode < 300
 	if good && err != nil {
