@@ -50,7 +50,7 @@ const (
 	checkEvery   = 30 * time.Second
 	// noVersion is a version that no key has.
 	noVersion = math.MaxUint32
-	// maxWarnings is how many warnings of a provider are kept.
+	// maxWarnings is how many warnings and how many facts of a provider are kept.
 	maxWarnings = 16
 )
 
@@ -151,12 +151,17 @@ func (c *Connection) describe(ctx context.Context) error {
 	}
 	c.description = Description{Name: clip(reply.Name), Version: clip(reply.Version), MaxData: int(min(max(reply.MaxData, 0), math.MaxInt32)),
 		Generates: named[KeyType](reply.GenerateTypes), Imports: named[KeyType](reply.ImportTypes), Random: reply.Random}
-	for _, w := range reply.Warnings[:min(len(reply.Warnings), maxWarnings)] {
-		c.description.Warnings = append(c.description.Warnings, clip(w))
-	}
+	c.description.Warnings, c.description.Facts = clipAll(reply.Warnings), clipAll(reply.Facts)
 	c.many = reply.Many
 	c.provider = withAbilities(&remote{c}, abilities{reply.Generates, reply.Imports, reply.Rotates, reply.Destroys})
 	return nil
+}
+
+func clipAll(texts []string) (out []string) {
+	for _, s := range texts[:min(len(texts), maxWarnings)] {
+		out = append(out, clip(s))
+	}
+	return out
 }
 
 // Provider returns the provider. It has the capabilities that the process has advertised, and so have its

@@ -82,6 +82,7 @@ type Description struct {
 	MaxData       int       // most bytes that an operation takes; 0: not told
 	Random        bool      // Do takes OpRandom; of a provider at the other end of a pipe
 	Warnings      []string  // what an operator should see to; one line each, no secrets
+	Facts         []string  // what an operator may want to know of the device; likewise
 }
 
 // Do does operations in order, in one round trip if p is a [Batcher].

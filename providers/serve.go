@@ -144,7 +144,7 @@ func (s *server) Describe(ctx context.Context, _ *pb.DescribeRequest) (*pb.Descr
 		}
 	}
 	out := &pb.DescribeReply{Name: d.Name, Version: d.Version, MaxData: int64(d.MaxData),
-		GenerateTypes: texts(d.Generates), ImportTypes: texts(d.Imports), Warnings: d.Warnings}
+		GenerateTypes: texts(d.Generates), ImportTypes: texts(d.Imports), Warnings: d.Warnings, Facts: d.Facts}
 	_, out.Random = s.p.(Randomer)
 	out.Many = true
 	_, out.Generates = s.p.(Generator)

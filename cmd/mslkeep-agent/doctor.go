@@ -156,6 +156,9 @@ func (f *findings) providers(ctx context.Context, cfg *config) connected {
 			continue
 		}
 		f.ok("provider", "%s: %s %s started, and is well", p.Name, d.Name, d.Version)
+		for _, fact := range d.Facts {
+			f.ok("provider-device", "%s: %s", p.Name, fact)
+		}
 		for _, w := range d.Warnings {
 			f.warn(advice{"provider-device", ""}, "%s: %s", p.Name, w)
 		}

@@ -406,6 +406,7 @@ type DescribeReply struct {
 	Random        bool     `protobuf:"varint,10,opt,name=random,proto3" json:"random,omitempty"`                                  // whether Do may be asked for RANDOM
 	Many          bool     `protobuf:"varint,11,opt,name=many,proto3" json:"many,omitempty"`                                      // whether DoMany may be called
 	Warnings      []string `protobuf:"bytes,12,rep,name=warnings,proto3" json:"warnings,omitempty"`                               // what an operator should see to, such as too few free sessions; one line each, no secrets
+	Facts         []string `protobuf:"bytes,13,rep,name=facts,proto3" json:"facts,omitempty"`                                     // what an operator may want to know of the device; one line each, no secrets
 	Failure       *Failure `protobuf:"bytes,15,opt,name=failure,proto3" json:"failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -521,6 +522,13 @@ func (x *DescribeReply) GetMany() bool {
 func (x *DescribeReply) GetWarnings() []string {
 	if x != nil {
 		return x.Warnings
+	}
+	return nil
+}
+
+func (x *DescribeReply) GetFacts() []string {
+	if x != nil {
+		return x.Facts
 	}
 	return nil
 }
@@ -1526,7 +1534,7 @@ const file_provider_proto_rawDesc = "" +
 	"\n" +
 	"mechanisms\x18\x06 \x03(\tR\n" +
 	"mechanisms\"\x11\n" +
-	"\x0fDescribeRequest\"\x90\x03\n" +
+	"\x0fDescribeRequest\"\xa6\x03\n" +
 	"\rDescribeReply\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1c\n" +
@@ -1540,7 +1548,8 @@ const file_provider_proto_rawDesc = "" +
 	"\x06random\x18\n" +
 	" \x01(\bR\x06random\x12\x12\n" +
 	"\x04many\x18\v \x01(\bR\x04many\x12\x1a\n" +
-	"\bwarnings\x18\f \x03(\tR\bwarnings\x126\n" +
+	"\bwarnings\x18\f \x03(\tR\bwarnings\x12\x14\n" +
+	"\x05facts\x18\r \x03(\tR\x05facts\x126\n" +
 	"\afailure\x18\x0f \x01(\v2\x1c.mslkeep.provider.v1.FailureR\afailure\"\x0f\n" +
 	"\rHealthRequest\"E\n" +
 	"\vHealthReply\x126\n" +
