@@ -188,11 +188,12 @@ func parseArgs(args []string) (*options, error) {
 				return nil, usageError("provider takes hash BINARY, list, check, policy NAME or check-policy NAME")
 			}
 			o.operation, args = args[0], args[1:]
-			if o.operation != "hash" && o.operation != "policy" && o.operation != "check-policy" {
+			what, takes := map[string]string{"hash": "a BINARY", "policy": "the NAME of a provider", "check-policy": "the NAME of a provider"}[o.operation]
+			if !takes {
 				break
 			}
 			if len(args) == 0 || strings.HasPrefix(args[0], "-") {
-				return nil, usageError("provider %s takes an argument", o.operation)
+				return nil, usageError("provider %s takes %s", o.operation, what)
 			}
 			o.file, args = args[0], args[1:]
 		default:
