@@ -69,6 +69,7 @@ type facts struct {
 	inputBuffer            int
 	ciphers                bool // EncryptDecrypt2
 	boot                   boot
+	clock                  tpm2.TPMSClockInfo // when we connected
 }
 
 // A boot is the time from one reset of the chip to the next.

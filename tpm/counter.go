@@ -109,11 +109,15 @@ func (c *chip) counter(index tpm2.TPMHandle) (*counter, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.keepCounter(n)
+	return n, nil
+}
+
+func (c *chip) keepCounter(n *counter) {
 	if c.counters == nil {
 		c.counters = make(map[tpm2.TPMHandle]*counter)
 	}
-	c.counters[index] = n
-	return n, nil
+	c.counters[n.index] = n
 }
 
 // findCounter returns the counter at an index, or nil if nothing is there.
@@ -237,6 +241,9 @@ func (c *chip) freeCounter(index tpm2.TPMHandle) error {
 func (c *chip) checkCounter(k *stored) error {
 	index := counterIndex(k)
 	n, err := c.findCounter(index)
+	if n != nil {
+		c.keepCounter(n)
+	}
 	if err != nil || n != nil {
 		return err
 	}

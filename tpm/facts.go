@@ -39,6 +39,7 @@ func (c *chip) ask() (*facts, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.clock = clock.CurrentTime.ClockInfo
 	f.boot = boot{clock.CurrentTime.ClockInfo.ResetCount, clock.CurrentTime.ClockInfo.RestartCount}
 	return f, nil
 }
