@@ -39,7 +39,7 @@ func TestFullDeployment(t *testing.T) {
 }
 
 // needBackEnds says what is not installed.
-func needBackEnds(t *testing.T) {
+func needBackEnds(t testing.TB) {
 	t.Helper()
 	var missing []string
 	for program, debian := range map[string]string{"softhsm2-util": "softhsm2", "swtpm": "swtpm", "cc": "gcc"} {
@@ -63,6 +63,7 @@ const records = 3000
 type deployment struct {
 	*system
 	vault  *vaulttest.Server
+	front  string  // where the provider finds Vault
 	tpm    *device // sensor-1
 	meter  *talk   // the process of a device whose pre-shared key is in the records, device-0042
 	ada    *talk   // of the same device on behalf of a user
@@ -99,13 +100,22 @@ func newDeployment(t *testing.T) *deployment {
 		fmt.Println("Building mslkeep, and a Vault if it is the first time …")
 	}
 	f := &deployment{vault: vaulttest.Start(t, vaulttest.Options{TLS: true})}
+	f.front = f.vault.Address
 	f.system = newSystem(t, 10*time.Second, "key-log = \"key.log\"\n")
 	f.say("\nWhere each key of this run is:")
 	f.makeHSMKeys()
 	f.say("  SoftHSM   the server's token keys, service keys, storage key and identity; none can leave it")
 	f.openVault()
 	f.say("  Vault     the key that wraps pre-shared keys; the server's agent may use it, and no other, by the exact policy")
-	size := f.importRecords()
+	size := f.importRecords(func(i int, key []byte) {
+		if i == 42 || i == 43 {
+			write(f.t, f.path("psk"), hex.EncodeToString(key))
+			f.system.keys("device/keys.toml", "import", "--file", f.path("psk"), fmt.Sprintf("psk/device-%04d", i))
+		}
+	})
+	if err := os.Remove(f.path("psk")); err != nil {
+		t.Fatal(err)
+	}
 	f.say("  SQLite    %d pre-shared keys, wrapped, each bound to its device: %d kB, which nobody can use without Vault", records, size>>10)
 	f.enrol()
 	f.say("  swtpm     sensor-1's keys: of its identity, which was enrolled by proof of its TPM, of exchanges, of its storage")
@@ -136,7 +146,7 @@ func (f *deployment) openVault() {
 	}
 	roles := serverRoles + "record-key = \"vault:entities\"\nrsa-prefix = \"hsm:rsa/\"\npsk-prefix = \"none/\"\n"
 	configure := func(roleID string) {
-		section := fmt.Sprintf(vaultProvider, provider, sum(f.t, provider), v.Address, v.CA, roleID, "file:"+secretFile)
+		section := fmt.Sprintf(vaultProvider, provider, sum(f.t, provider), f.front, v.CA, roleID, "file:"+secretFile)
 		write(f.t, f.path("server/agent.toml"), strings.Replace(string(text), serverRoles, roles, 1)+section)
 	}
 	configure("not known yet")
@@ -164,8 +174,8 @@ func (f *deployment) build(name string) string {
 	return path
 }
 
-// importRecords gives thousands of devices a pre-shared key, and one of them its own. It returns the database's size.
-func (f *deployment) importRecords() int64 {
+// importRecords imports pre-shared keys of thousands of devices, each of which own gets, too. It returns the database's size.
+func (f *deployment) importRecords(own func(i int, key []byte)) int64 {
 	password := strings.ToLower(rand.Text())
 	write(f.t, f.path("password"), password)
 	hash := exec.Command(tool(f.t, "mslkeep"), "password")
@@ -193,17 +203,12 @@ database = "sqlite:entities.db"
 		fmt.Fprintf(&csv, "device-%04d,%x\n", i, key)
 		label := fmt.Sprintf("psk %d ", i)
 		f.keys = append(f.keys, memscan.Key{Label: label + "enc", Bytes: key[:16]}, memscan.Key{Label: label + "mac", Bytes: key[16:]})
-		if i == 42 || i == 43 {
-			write(f.t, f.path("psk"), hex.EncodeToString(key))
-			f.system.keys("device/keys.toml", "import", "--file", f.path("psk"), fmt.Sprintf("psk/device-%04d", i))
-		}
+		own(i, key)
 	}
 	write(f.t, f.path("devices.csv"), csv.String())
 	f.run("mslkeep", "entities", "import", "--config", f.path("server/full.toml"), f.path("devices.csv"))
-	for _, name := range []string{"devices.csv", "psk"} {
-		if err := os.Remove(f.path(name)); err != nil {
-			f.t.Fatal(err)
-		}
+	if err := os.Remove(f.path("devices.csv")); err != nil {
+		f.t.Fatal(err)
 	}
 	info, err := os.Stat(f.path("server/entities.db"))
 	if err != nil {
