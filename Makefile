@@ -35,7 +35,7 @@ demo-full:
 
 test: build
 	@.ci/install
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -race -timeout 40m ./...
 	@echo "the reference's vectors:"
 	@$(GO) test -count=1 -v -run '^TestVectors$$' ./internal/... ./msl | grep '^vectors'
 
