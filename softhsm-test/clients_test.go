@@ -14,7 +14,9 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/mslkeep/mslkeep/agent"
 	"github.com/mslkeep/mslkeep/msl"
@@ -26,7 +28,15 @@ type fleet struct {
 	config *msl.Config
 	http   *http.Transport
 	url    string
-	dir    string // for stores, if there are any
+	dir    string        // for stores, if there are any
+	waits  *atomic.Int64 // nanoseconds, for answers to sessions' first messages
+}
+
+// RoundTrip measures how long the server takes to answer.
+func (f *fleet) RoundTrip(r *http.Request) (*http.Response, error) {
+	began := time.Now()
+	defer func() { f.waits.Add(int64(time.Since(began))) }()
+	return f.http.RoundTrip(r)
 }
 
 // newFleet starts the device's agent.
@@ -52,7 +62,7 @@ func (s *system) startFleet(config string) *fleet {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	f := &fleet{keys: keys, http: &http.Transport{MaxIdleConnsPerHost: 128}, url: s.url, config: &msl.Config{
+	f := &fleet{keys: keys, waits: new(atomic.Int64), http: &http.Transport{MaxIdleConnsPerHost: 128}, url: s.url, config: &msl.Config{
 		Entity: msl.PSK("device"), RemoteIdentity: "server", RSAPublicKeys: map[string]*rsa.PublicKey{"server": public.(*rsa.PublicKey)},
 		ServiceTokenKeys: map[string]string{"": "default"},
 	}}

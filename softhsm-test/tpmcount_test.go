@@ -123,7 +123,7 @@ func (f *fleet) session(t testing.TB, name string) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	c, err := msl.NewClient(f.config, f.keys, &msl.HTTPTransport{URL: f.url, RoundTripper: f.http}, store)
+	c, err := msl.NewClient(f.config, f.keys, &msl.HTTPTransport{URL: f.url, RoundTripper: f}, store)
 	if err != nil {
 		t.Fatal(err)
 	}
