@@ -45,6 +45,9 @@ func Supervise(ctx context.Context, spec Spec, use func(context.Context, *Proces
 		if err == nil && time.Since(began) > longest {
 			delay = 0
 		}
+		if ctx.Err() != nil {
+			return nil // before a pause that is none could be over, too
+		}
 		select {
 		case <-ctx.Done():
 			return nil
