@@ -15,7 +15,7 @@ if [ ! -x "$binary" ]; then
 	exec 9>"$cache/vaultserver.lock"
 	flock 9 # several packages are tested at the same time
 	if [ ! -x "$binary" ]; then
-		echo "building a Vault server for the tests, once: about 1500 packages, 5 minutes" >&2
+		echo "building a Vault server for the tests, once: some 1600 packages, 5 minutes on two processors" >&2
 		GOFLAGS='' GOWORK=off CGO_ENABLED=0 nice -n 10 go build -v -trimpath -ldflags='-s -w' -o "$binary.new" . 2>&1 |
 			awk '{ n++; if ($1 == "#" || / error|cannot|undefined/) print; else if (n % 100 == 0) { print "  " n " packages"; fflush() } }' >&2
 		mv "$binary.new" "$binary"
