@@ -164,3 +164,46 @@ token = "file:%s"
 		w.mslkeep(append([]string{"vault"}, args...)...).oneLine(t, exitUsage)
 	}
 }
+
+// TestVaultMACs: token keys of which Vault itself makes the MACs seal tokens, and are rotated with the others.
+func TestVaultMACs(t *testing.T) {
+	t.Parallel()
+	v := newVault(t)
+	v.Do("POST", "sys/mounts/transit", `{"type":"transit"}`, nil)
+	v.Do("POST", "transit/keys/wrapping", `{"type":"aes256-gcm96"}`, nil)
+	w := newWorld(t)
+	w.edit("server/agent.toml", `token-keys = "token-keys"`, `token-keys = "vault:token-keys"`)
+	if err := os.Mkdir(w.path("wrapped"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	role, secretID := v.AppRole("mslkeep", "path \"none\" {\n capabilities = [\"read\"]\n}\n", "")
+	w.write("secret-id", secretID(""))
+	section := w.mslkeep("provider", "hash", "--name", "vault", filepath.Join(binaries, "mslkeep-provider-vault")).ok(t)
+	w.write("server/agent.toml", w.read("server/agent.toml")+section+fmt.Sprintf(`[providers.settings]
+address = %q
+ca = %q
+create = true
+keys = { "token-keys.mac" = "hmac-sha256" }
+wrapped = { folder = %q, key = "wrapping", names = ["token-keys.enc", "token-keys.wrap"] }
+[providers.settings.auth]
+method = "approle"
+role-id = %q
+secret-id = "file:%s"
+`, v.Address, v.CA, w.path("wrapped"), role, w.path("secret-id")))
+	v.Policy("mslkeep", w.mslkeep("vault", "policy", "--agent-config", w.path("server/agent.toml")).ok(t))
+	execute(t.Context(), nil, "mslkeep-agent", "init", "--config", w.path("server/agent.toml")).ok(t)
+	if out := w.mslkeep("vault", "policy", "--agent-config", w.path("server/agent.toml"), "--check").ok(t); !strings.Contains(out, "nothing else") {
+		t.Errorf("the check says %s", out)
+	}
+	w.send("device-1", w.serve(), "hello").ok(t)
+	if out := w.mslkeep("keys", "rotate", "--agent-config", w.path("server/agent.toml"), "vault:token-keys").ok(t); strings.Count(out, " 2 ") != 3 {
+		t.Errorf("rotated: %s", out)
+	}
+	w.send("device-1", w.serve(), "hello").ok(t)
+	var key struct{ Data struct{ Type string } }
+	if v.Do("GET", "transit/keys/token-keys.mac", "", &key); key.Data.Type != "hmac" {
+		t.Errorf("in Vault, the key for MACs is of type %q", key.Data.Type)
+	}
+	w.edit("server/agent.toml", "method = \"approle\"", "method = \"approle\"\nrole = \"mslkeep\"\nwrapped = true")
+	w.mslkeep("vault", "policy", "--agent-config", w.path("server/agent.toml"), "--check").oneLine(t, exitFailure, "would spend")
+}
