@@ -35,6 +35,7 @@ demo-full:
 
 test: build
 	@.ci/install
+	@softhsm-test/vaultserver/build.sh >/dev/null
 	$(GO) test -race -timeout 40m ./...
 	@echo "the reference's vectors:"
 	@$(GO) test -count=1 -v -run '^TestVectors$$' ./internal/... ./msl | grep '^vectors'

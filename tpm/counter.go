@@ -24,8 +24,8 @@ import (
 const (
 	// counterRange is where indices of the owner begin (TCG Registry of Reserved TPM 2.0 Handles and Localities §2.2).
 	counterRange tpm2.TPMHandle = 0x01800000
-	counterMask                 = 0x003FFFFF
-	counterSize                 = 8
+	counterMask  tpm2.TPMHandle = 0x003FFFFF
+	counterSize                 = 8 // bytes
 )
 
 var (
@@ -46,7 +46,7 @@ type counter struct {
 // so that no file says which counter it is, and keys in two folders with the same name have two.
 func counterIndex(k *stored) tpm2.TPMHandle {
 	sum := sha256.Sum256(append([]byte("mslkeep counter "), k.name.Buffer...))
-	return counterRange + tpm2.TPMHandle(binary.BigEndian.Uint32(sum[:])&counterMask)
+	return counterRange + tpm2.TPMHandle(binary.BigEndian.Uint32(sum[:]))&counterMask
 }
 
 func counterPublic(index tpm2.TPMHandle) tpm2.TPMSNVPublic {
