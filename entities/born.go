@@ -10,15 +10,9 @@ import (
 	"time"
 )
 
-// known is a record that was there.
-type known struct {
-	born  int64
-	until time.Time // far databases only
-}
-
 // Born returns when the record of an entity was born, 0 if there is none. It is made to be asked on each message: what it
-// says is as of now from a file (if another takes its place, that is noticed within a tenth of a second), and at most a
-// second old from PostgreSQL.
+// says is as of now. A file is looked at in a microsecond (if another takes its place, that is noticed within a tenth of a
+// second); PostgreSQL is asked each time.
 func (s *Store) Born(ctx context.Context, identity string) (born int64, err error) {
 	state, sure := s.current()
 	if sure {
@@ -26,7 +20,6 @@ func (s *Store) Born(ctx context.Context, identity string) (born int64, err erro
 			return born, nil
 		}
 	}
-	began := time.Now()
 	err = s.use(ctx, "finding an entity", lookupTime, func(ctx context.Context) error {
 		return s.born.QueryRowContext(ctx, []byte(identity)).Scan(&born)
 	})
@@ -37,15 +30,15 @@ func (s *Store) Born(ctx context.Context, identity string) (born int64, err erro
 		return 0, err
 	}
 	if sure {
-		s.remember(identity, state, known{born, began.Add(remembered)})
+		s.remember(identity, state, born)
 	}
 	return born, nil
 }
 
 // current returns the state of a file, if it is sure.
 func (s *Store) current() (walState, bool) {
-	if s.here == nil {
-		return walState{}, true
+	if s.here == nil { // another machine's, which says nothing of its own accord
+		return walState{}, false
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -68,8 +61,8 @@ func (s *Store) recall(identity string, state walState) (int64, bool) {
 		clear(s.known)
 		s.state = state
 	}
-	k, ok := s.known[identity]
-	return k.born, ok && (s.here != nil || time.Now().Before(k.until))
+	born, ok := s.known[identity]
+	return born, ok
 }
 
 // forget forgets what was remembered.
@@ -81,7 +74,7 @@ func (s *Store) forget() {
 }
 
 // remember notes what was looked up after the file had that state. If it changed since, nobody will see that state again.
-func (s *Store) remember(identity string, state walState, k known) {
+func (s *Store) remember(identity string, state walState, born int64) {
 	s.knownMu.Lock()
 	defer s.knownMu.Unlock()
 	if s.state != state {
@@ -90,5 +83,5 @@ func (s *Store) remember(identity string, state walState, k known) {
 	if len(s.known) >= maxKnown {
 		clear(s.known)
 	}
-	s.known[identity] = k
+	s.known[identity] = born
 }

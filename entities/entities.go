@@ -32,7 +32,6 @@ const (
 const (
 	lookupTime = 2 * time.Second        // how long one entity may take
 	batchTime  = time.Minute            // and a batch
-	remembered = time.Second            // how long PostgreSQL's word that a record is there is taken for true
 	looking    = 100 * time.Millisecond // how often it is looked whether another file has taken the place of ours
 	maxKnown   = 1 << 16                // records that it remembers
 )
@@ -90,7 +89,7 @@ type Store struct {
 
 	knownMu sync.Mutex
 	state   walState         // of the file when known was true
-	known   map[string]known // records that are there
+	known   map[string]int64 // records that are there
 }
 
 // A querier is a database or a transaction.
@@ -116,7 +115,7 @@ type kind interface {
 
 // Open opens a database, "sqlite:PATH" or "postgres://USER@HOST/NAME?passfile=PATH", and makes its tables if it has none.
 func Open(ctx context.Context, database string) (*Store, error) {
-	s := &Store{known: make(map[string]known)}
+	s := &Store{known: make(map[string]int64)}
 	var err error
 	if path, ok := strings.CutPrefix(database, "sqlite:"); ok {
 		err = s.useSQLite(path)
