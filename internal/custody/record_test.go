@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/mslkeep/mslkeep/internal/wire"
@@ -255,4 +256,44 @@ func FuzzRecordImport(f *testing.F) {
 			t.Fatalf("%+v, %q", c, why)
 		}
 	})
+}
+
+// busyProvider fails each first use of the records' key as transient.
+type busyProvider struct {
+	*software.Provider
+	tried sync.Map
+}
+
+func (p *busyProvider) Open(ctx context.Context, name string, version uint32) (providers.Key, error) {
+	k, err := p.Provider.Open(ctx, name, version)
+	if err != nil || name != "records" {
+		return k, err
+	}
+	return &busyKey{k, k.(providers.Encrypter), k.(providers.Decrypter), p}, nil
+}
+
+type busyKey struct {
+	providers.Key
+	enc providers.Encrypter
+	providers.Decrypter
+	p *busyProvider
+}
+
+func (k *busyKey) Encrypt(ctx context.Context, m providers.Mechanism, iv, plain, aad []byte) ([]byte, error) {
+	if _, again := k.p.tried.LoadOrStore(string(aad), true); !again {
+		return nil, &providers.Error{Code: providers.Transient, Op: "encrypting"}
+	}
+	return k.enc.Encrypt(ctx, m, iv, plain, aad)
+}
+
+// TestImportIsPatient: a provider that is busy for a moment does not end an import.
+func TestImportIsPatient(t *testing.T) {
+	keys := &busyProvider{Provider: fixtureProvider(t)}
+	if _, err := keys.Generate(t.Context(), "records", providers.AES256); err != nil {
+		t.Fatal(err)
+	}
+	a := newAgent(t, func(c *Config) { c.Provider, c.RecordKey = keys, "records" })
+	if records, bad := imported(t, newPeer(t, a), "csv", 0, "a,"+testPSK, "b,"+testPSK, "c,"+testPSK); len(records) != 3 || len(bad) != 0 {
+		t.Errorf("%d records, bad lines %v", len(records), bad)
+	}
 }

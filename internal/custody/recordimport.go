@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
@@ -137,7 +138,10 @@ func (p *Peer) readImport(ctx context.Context, r *wire.ReadImportRequest) (*wire
 	out.Line, out.Bytes, out.Done = i.line, i.bytes, i.nothing
 	sealAtOnce(len(found), func(n int) {
 		c := found[n]
-		c.record, c.err = p.agent.sealRecord(ctx, c.identity, c.keys)
+		c.err = patiently(ctx, func() (err error) {
+			c.record, err = p.agent.sealRecord(ctx, c.identity, c.keys)
+			return err
+		})
 	})
 	for _, c := range found {
 		if c.err != nil {
@@ -146,6 +150,26 @@ func (p *Peer) readImport(ctx context.Context, r *wire.ReadImportRequest) (*wire
 		out.Entities = append(out.Entities, wire.Entity{Identity: c.identity, Record: c.record})
 	}
 	return out, nil
+}
+
+// sealingPatience is how long the sealing of many records waits for a provider that is away or busy, so that a long work
+// need not be begun again. It is less than a request may take.
+const sealingPatience = 15 * time.Second
+
+// patiently calls do again while its failure is transient, for some time.
+func patiently(ctx context.Context, do func() error) error {
+	end := time.Now().Add(sealingPatience)
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		err := do()
+		if codeOf(err) != wire.Transient || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
 }
 
 // sealAtOnce calls do for 0 to n-1, some at once.
@@ -244,7 +268,10 @@ func (a *Agent) rewrap(ctx context.Context, r *wire.RewrapRequest) (*wire.Rewrap
 			out.Entities[n].Record = bytes.Clone(e.Record)
 			return
 		}
-		out.Entities[n].Record, failed[n] = a.rewrapRecord(ctx, e)
+		failed[n] = patiently(ctx, func() (err error) {
+			out.Entities[n].Record, err = a.rewrapRecord(ctx, e)
+			return err
+		})
 	})
 	for _, err := range failed {
 		if err != nil && codeOf(err) != wire.VerificationFailed {
