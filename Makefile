@@ -50,6 +50,8 @@ bench: build
 	bin/mslkeep bench
 	$(GO) test -run '^$$' -bench . ./internal/... ./agent ./msl ./entities
 	$(GO) test -run '^$$' -bench Entities -benchtime 1x ./cmd/mslkeep
+	$(GO) test -run '^$$' -bench 'NewTokens|Echo|TPM' -benchtime 20x ./softhsm-test
+	$(GO) test -run '^$$' -bench Vault -benchtime 1x ./softhsm-test
 
 simulate:
 	$(GO) test -count=1 -timeout 0 -v -run '^TestSimulation$$' ./internal/msltest/sim -seeds $(SEEDS) -exchanges 10000
