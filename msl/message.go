@@ -164,7 +164,9 @@ func (m *Message) nextPayload(ctx context.Context) (*payload, error) {
 	plain := m.plain[0]
 	m.plain = m.plain[1:]
 	p, err := parsePayload(plain, m.limits.Inflate)
-	recyclePart(m.payloads, plain)
+	if cap(plain) > smallPayload { // else the data is there
+		recyclePart(m.payloads, plain)
+	}
 	switch {
 	case err != nil:
 		return nil, err

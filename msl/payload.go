@@ -42,14 +42,15 @@ func (p *payload) append(dst []byte) []byte {
 	return b.Bytes()
 }
 
-// smallPayload is how long an encoding may be whose data takes its place. Of a longer one the memory is given back.
+// smallPayload is how much memory an encoding may have whose data takes its place. Larger memory is given back, so nothing
+// may stay there: what counts is its capacity, which can be far more than the encoding.
 const smallPayload = 8 << 10
 
 // parsePayload reads a decrypted payload in the order of §4.7. Data has at most inflate bytes if it was
-// compressed. If plain is small, Data may be in its memory.
+// compressed. If plain has little memory, Data may be there.
 func parsePayload(plain []byte, inflate int) (*payload, error) {
 	var mem *mslenc.Arena
-	if len(plain) <= smallPayload {
+	if cap(plain) <= smallPayload {
 		mem = arenas.Get().(*mslenc.Arena)
 		defer giveBack(mem)
 	}
