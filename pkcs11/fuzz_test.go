@@ -9,7 +9,6 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"os"
 	"testing"
 
 	p11 "github.com/miekg/pkcs11"
@@ -88,23 +87,6 @@ func FuzzImport(f *testing.F) {
 					t.Errorf("%s is imported as %s", got, kt)
 				}
 			}
-		}
-	})
-}
-
-// A file of a PIN may hold anything.
-func FuzzPIN(f *testing.F) {
-	for _, s := range []string{"1234\n", "1234\r\n", "", "\n", "12\n34"} {
-		f.Add([]byte(s))
-	}
-	file := f.TempDir() + "/pin"
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if err := os.WriteFile(file, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		pin, err := pinOf("file:" + file)
-		if err == nil && (pin.Len() == 0 || pin.Len() > min(maxPIN, len(b))) {
-			t.Errorf("%d bytes of %d", pin.Len(), len(b))
 		}
 	})
 }

@@ -13,6 +13,7 @@ import (
 	p11 "github.com/miekg/pkcs11"
 
 	"github.com/mslkeep/mslkeep/internal/secret"
+	"github.com/mslkeep/mslkeep/internal/secretfile"
 	"github.com/mslkeep/mslkeep/providers"
 )
 
@@ -155,9 +156,9 @@ func (p *Provider) login(l *link) error {
 	if l.info.Flags&p11.CKF_LOGIN_REQUIRED == 0 && p.token.pinSource == "" {
 		return nil
 	}
-	source, err := openPIN(p.token.pinSource)
+	source, err := secretfile.OpenReference(p.token.pinSource)
 	if err != nil {
-		return failure(providers.Locked, op, providers.Because(providers.CauseSecretSource, err))
+		return failure(providers.Locked, op, providers.Because(providers.CauseSecretSource, fmt.Errorf("pin-source: %w", err)))
 	}
 	defer source.Close()
 	if err := lockPIN(source); err != nil {
@@ -169,9 +170,9 @@ func (p *Provider) login(l *link) error {
 	if err := p.mayTry(l.info.Flags); err != nil {
 		return failure(providers.Locked, op, providers.Because(providers.CauseSecretUntried, err)) // it may be tried when somebody has seen to the token
 	}
-	pin, err := readPIN(source)
+	pin, err := secretfile.ReadLine(source, maxPIN) // for each log-in, and not kept
 	if err != nil {
-		return failure(providers.Locked, op, providers.Because(providers.CauseSecretSource, err))
+		return failure(providers.Locked, op, providers.Because(providers.CauseSecretSource, fmt.Errorf("pin-source: %w", err)))
 	}
 	defer pin.Wipe()
 	b := secret.Reveal(pin)

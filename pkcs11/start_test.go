@@ -4,7 +4,6 @@
 package pkcs11
 
 import (
-	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -16,48 +15,8 @@ import (
 
 	p11 "github.com/miekg/pkcs11"
 
-	"github.com/mslkeep/mslkeep/internal/secret"
 	"github.com/mslkeep/mslkeep/providers"
 )
-
-func TestPIN(t *testing.T) {
-	dir := t.TempDir()
-	file := func(name, text string, mode os.FileMode) string {
-		path := filepath.Join(dir, name)
-		write(t, path, text)
-		if err := os.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
-		return "file:" + path
-	}
-	t.Setenv("CREDENTIALS_DIRECTORY", dir)
-	file("named", "1234", 0o400)
-	for source, want := range map[string]string{
-		file("plain", "1234\n", 0o600): "1234", file("dos", "12 34\r\n", 0o400): "12 34", "credential:named": "1234",
-		file("long", strings.Repeat("a", maxPIN)+"\n", 0o600): strings.Repeat("a", maxPIN),
-	} {
-		pin, err := pinOf(source)
-		if err != nil || !bytes.Equal(secret.Reveal(pin), []byte(want)) {
-			t.Errorf("%s: %v", source, err)
-		}
-	}
-	for _, source := range []string{"", "1234", "file:", "file:plain", "file:" + dir, "file:" + dir + "/none", "credential:", "credential:../named",
-		"credential:..", "|cat", file("group", "1234", 0o640), file("world", "1234", 0o604), file("empty", "", 0o600), file("line", "\n", 0o600),
-		file("two", "12\n34\n", 0o600), file("large", strings.Repeat("a", maxPIN+1), 0o600), file("nul", "12\x0034", 0o600)} {
-		if _, err := pinOf(source); err == nil {
-			t.Errorf("%s was accepted", source)
-		}
-	}
-}
-
-func pinOf(source string) (*secret.Bytes, error) {
-	f, err := openPIN(source)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readPIN(f)
-}
 
 // Each thing that can be wrong at the start has a code and a text of its own.
 func TestStart(t *testing.T) {
@@ -78,6 +37,8 @@ func TestStart(t *testing.T) {
 		{"a key", providers.Malformed, func(c *Config) { c.Token = "pkcs11:token=keys;object=k?pin-source=file:" + h.pin }},
 		{"no PIN source", providers.Locked, func(c *Config) { c.Token = "pkcs11:token=keys" }},
 		{"no PIN file", providers.Locked, func(c *Config) { c.Token += ".none" }},
+		{"a PIN that others can read", providers.Locked, func(c *Config) { c.Token = h.otherPIN(t, testPIN, 0o640) }},
+		{"a long PIN", providers.Locked, func(c *Config) { c.Token = h.otherPIN(t, strings.Repeat("1", maxPIN+1), 0o600) }},
 		{"sessions", providers.Malformed, func(c *Config) { c.Sessions = -1 }},
 		{"a key's URI", providers.Malformed, func(c *Config) { c.Keys = map[string][]string{"a": {"pkcs11:type=private"}} }},
 	} {
@@ -97,6 +58,16 @@ func TestStart(t *testing.T) {
 		texts[err.Error()] = c.name
 	}
 	h.open(t, h.config())
+}
+
+// otherPIN returns a token's URI with another PIN.
+func (h *hsm) otherPIN(t *testing.T, pin string, mode os.FileMode) string {
+	path := filepath.Join(h.dir, "other")
+	write(t, path, pin)
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+	return "pkcs11:token=keys?pin-source=file:" + path
 }
 
 func (h *hsm) textFile(t *testing.T) (path, sum string) {

@@ -4,22 +4,20 @@
 package tpm
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/mslkeep/mslkeep/internal/secret"
+	"github.com/mslkeep/mslkeep/internal/secretfile"
 	"github.com/mslkeep/mslkeep/providers"
 )
 
@@ -34,65 +32,31 @@ const (
 )
 
 var (
-	errAuthSource = errors.New("auth-source must be file:PATH, or credential:NAME")
-	errAuthFile   = errors.New("the authorisation value's file must be a regular file of this user or root, that nobody else can read (mode 0600 or less)")
-	errAuthSize   = errors.New("the authorisation value's file must hold one line of 1 to 32 bytes, without zero bytes")
-	errAuthShort  = errors.New("an authorisation value that is random has at least 24 characters")
-	errNoAuth     = errors.New("the key has an authorisation value, and the configuration names no auth-source")
-	errRefused    = errors.New("the chip has refused this authorisation value; it is not tried again until its file changes")
-	errLastTry    = errors.New("one more wrong authorisation value would lock the chip")
+	errAuthShort = errors.New("an authorisation value that is random has at least 24 characters")
+	errNoAuth    = errors.New("the key has an authorisation value, and the configuration names no auth-source")
+	errRefused   = errors.New("the chip has refused this authorisation value; it is not tried again until its file changes")
+	errLastTry   = errors.New("one more wrong authorisation value would lock the chip")
 )
-
-// authPath resolves a reference to an authorisation value.
-func authPath(source string) (string, error) {
-	kind, value, _ := strings.Cut(source, ":")
-	switch {
-	case kind == "file" && filepath.IsAbs(value):
-		return value, nil
-	case kind == "credential" && value != "" && value == filepath.Base(value) && value != "." && value != "..":
-		dir := os.Getenv("CREDENTIALS_DIRECTORY")
-		if dir == "" {
-			return "", errors.New("$CREDENTIALS_DIRECTORY is not set: the service manager passes no credentials")
-		}
-		return filepath.Join(dir, value), nil
-	}
-	return "", errAuthSource
-}
 
 // readAuth reads an authorisation value, and what tells whether its file is the same the next time. It is read for
 // each use and not kept. The caller wipes it.
 func readAuth(source string) (*secret.Bytes, string, error) {
-	path, err := authPath(source)
+	f, err := secretfile.OpenReference(source)
 	if err != nil {
-		return nil, "", err
-	}
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe must not make us wait
-	if err != nil {
-		return nil, "", err
+		return nil, "", fmt.Errorf("auth-source: %w", err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, "", err
 	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 || st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-		return nil, "", errAuthFile
-	}
-	buffer := make([]byte, maxAuth+3) // room for a line end, and for noticing what is too long
-	n, err := io.ReadFull(f, buffer)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		secret.Wipe(buffer)
-		return nil, "", err
-	}
-	line := bytes.TrimSuffix(bytes.TrimSuffix(buffer[:n], []byte("\n")), []byte("\r"))
-	if len(line) == 0 || len(line) > maxAuth || bytes.ContainsAny(line, "\n\x00") {
-		secret.Wipe(buffer)
-		return nil, "", errAuthSize
+	auth, err := secretfile.ReadLine(f, maxAuth)
+	if err != nil {
+		return nil, "", fmt.Errorf("auth-source: %w", err)
 	}
 	now := stampOf(info)
-	id := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%d\x00%d", path, now.inode, now.size, now.time))
-	return secret.Take(line), hex.EncodeToString(id[:]), nil
+	id := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%d\x00%d", f.Name(), now.inode, now.size, now.time))
+	return auth, hex.EncodeToString(id[:]), nil
 }
 
 // authOf returns a key's authorisation value, nil if it has none. The caller calls done with what the chip said.

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api"
+
+	"github.com/mslkeep/mslkeep/internal/secretfile"
 )
 
 const (
@@ -122,7 +124,7 @@ func stampOf(path string) stamp {
 func (f *tlsFiles) current() (*tls.Config, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	keyPath, _ := sourcePath(f.key)
+	keyPath, _ := secretfile.Path(f.key)
 	stamps := [3]stamp{stampOf(f.ca), stampOf(f.certificate), stampOf(keyPath)}
 	if f.config != nil && f.unchanged(stamps) {
 		return f.config, nil

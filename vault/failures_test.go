@@ -278,7 +278,7 @@ func TestLoginRefused(t *testing.T) {
 		}
 	}
 	w.Do("POST", "auth/approle/role/mslkeep/secret-id", "{}", &out)
-	path, _ := sourcePath(w.config.Auth.SecretID)
+	path := strings.TrimPrefix(w.config.Auth.SecretID, "file:")
 	if err := os.WriteFile(path, []byte(out.Data.ID), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mslkeep/mslkeep/internal/secret"
+	"github.com/mslkeep/mslkeep/internal/secretfile"
 )
 
 // Auth says how to log in. Method tells which of the other fields there are.
@@ -76,7 +77,7 @@ func (a *Auth) complete(tls bool) error {
 		return errors.New("auth.certificate and auth.key go together")
 	}
 	for name, source := range map[string]string{"secret-id": a.SecretID, "jwt": a.JWT, "key": a.Key, "token": a.Token} {
-		if _, err := sourcePath(source); source != "" && errors.Is(err, errSource) {
+		if _, err := secretfile.Path(source); source != "" && errors.Is(err, secretfile.ErrReference) {
 			return fmt.Errorf("auth.%s %w", name, err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mslkeep/mslkeep/internal/secret"
+	"github.com/mslkeep/mslkeep/internal/secretfile"
 	"github.com/mslkeep/mslkeep/providers"
 )
 
@@ -222,7 +223,7 @@ func (s *session) fileStamp() stamp {
 	if s.auth.Method != "token" {
 		return stamp{}
 	}
-	path, err := sourcePath(s.auth.Token)
+	path, err := secretfile.Path(s.auth.Token)
 	if err != nil {
 		return stamp{}
 	}

@@ -26,14 +26,15 @@ const module = "github.com/mslkeep/mslkeep/"
 // imports says which of our packages each of ours may import, tests apart. A package that is not here
 // fails the test.
 var imports = map[string][]string{
-	"internal/mslenc":  {},
-	"internal/lzw":     {},
-	"internal/wire":    {},
-	"internal/secret":  {},
-	"internal/aeskw":   {},
-	"internal/memscan": {},
-	"internal/deps":    {},
-	"plugin":           {},
+	"internal/mslenc":     {},
+	"internal/lzw":        {},
+	"internal/wire":       {},
+	"internal/secret":     {},
+	"internal/secretfile": {"internal/secret"},
+	"internal/aeskw":      {},
+	"internal/memscan":    {},
+	"internal/deps":       {},
+	"plugin":              {},
 
 	"msl":           {"internal/mslenc", "internal/lzw"},
 	"msl/websocket": {"msl"}, // apart, so that programs without WebSockets have none of github.com/coder/websocket
@@ -43,11 +44,11 @@ var imports = map[string][]string{
 	"internal/custody":      {"internal/wire", "internal/mslenc", "internal/lzw", "internal/jose", "internal/secret", "internal/aeskw", "providers"},
 	"providers":             {"internal/secret", "plugin", "providers/internal/pb"},
 	"providers/internal/pb": {},
-	"providers/software":    {"providers", "internal/secret", "internal/aeskw"},
+	"providers/software":    {"providers", "internal/secret", "internal/secretfile", "internal/aeskw"},
 
-	"pkcs11": {"providers", "internal/secret"},
-	"vault":  {"providers", "internal/secret", "internal/aeskw"},
-	"tpm":    {"providers", "internal/secret", "internal/aeskw"},
+	"pkcs11": {"providers", "internal/secret", "internal/secretfile"},
+	"vault":  {"providers", "internal/secret", "internal/secretfile", "internal/aeskw"},
+	"tpm":    {"providers", "internal/secret", "internal/secretfile", "internal/aeskw"},
 
 	"tpm/enrol": {}, // holds no key on either side: what needs a TPM is the caller's
 
@@ -81,7 +82,7 @@ var never = []struct {
 	{
 		from: []string{"msl", "msl/websocket", "agent", "cmd/mslkeep"},
 		to: []string{
-			module + "internal/custody", module + "internal/jose", module + "internal/secret", module + "internal/aeskw",
+			module + "internal/custody", module + "internal/jose", module + "internal/secret", module + "internal/secretfile", module + "internal/aeskw",
 			module + "providers", module + "providers/internal/pb", module + "providers/software", module + "pkcs11", module + "tpm", module + "tpm/enrol", module + "vault", module + "internal/memscan",
 			"filippo.io/bigmod", // Diffie-Hellman's secret exponents
 			"github.com/miekg/pkcs11", "github.com/google/go-tpm/tpm2", "github.com/hashicorp/vault/api",

@@ -6,7 +6,6 @@ package software
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mslkeep/mslkeep/internal/secretfile"
 	"github.com/mslkeep/mslkeep/providers"
 )
 
@@ -40,41 +40,17 @@ func stampAt(path string) stamp {
 	return stampOf(&st)
 }
 
-// openPrivate opens a file that nobody but its owner can read or write; the owner must be this user or
-// root. Links in path are followed.
-func openPrivate(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		f.Close()
-		return nil, err
-	}
-	var wrong error
-	switch {
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		wrong = errors.New("must be a regular file")
-	case st.Mode&0o077 != 0:
-		wrong = fmt.Errorf("others can access it; run: chmod 600 %s", path)
-	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
-		wrong = errors.New("belongs to another user")
-	default:
-		return f, nil
-	}
-	f.Close()
-	return nil, failure(providers.Denied, "opening "+path, wrong)
-}
-
 // readFile returns the bytes and stamp of the key file.
 func readFile(path string) ([]byte, stamp, error) {
-	f, err := openPrivate(path)
+	f, err := secretfile.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, stamp{}, failure(providers.Device, "opening the key file "+path, os.ErrNotExist)
 	}
+	if errors.Is(err, secretfile.ErrAccess) {
+		return nil, stamp{}, failure(providers.Denied, "opening the key file", err)
+	}
 	if err != nil {
-		return nil, stamp{}, withCode(providers.Device, "opening the key file "+path, err)
+		return nil, stamp{}, failure(providers.Device, "opening the key file "+path, err)
 	}
 	defer f.Close()
 	var st unix.Stat_t

@@ -8,9 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -18,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/mslkeep/mslkeep/internal/secret"
+	"github.com/mslkeep/mslkeep/internal/secretfile"
 	"github.com/mslkeep/mslkeep/providers"
 )
 
@@ -51,32 +50,35 @@ func (u Unlock) kdf() (uint8, error) {
 // read gets the secret. On a terminal it asks twice if the secret is a new one.
 func (u Unlock) read(isNew bool) (*secret.Bytes, error) {
 	if u.KeySource != "" {
+		const op = "reading the key from its source"
 		raw, err := readSource(u.KeySource)
 		if err != nil {
-			return nil, locked("reading the key from its source", err)
+			return nil, locked(op, err)
 		}
-		defer secret.Wipe(raw)
-		k, err := parseKey(raw)
+		defer raw.Wipe()
+		k, err := parseKey(secret.Reveal(raw))
 		if err != nil {
-			return nil, locked("reading the key from its source", err)
+			return nil, locked(op, err)
 		}
 		return k, nil
 	}
-	raw, err := []byte(nil), error(nil)
+	const op = "reading the passphrase from its source"
+	var raw *secret.Bytes
+	var err error
 	if u.PassphraseSource == "tty" {
 		raw, err = askPassphrase(isNew)
 	} else {
 		raw, err = readSource(u.PassphraseSource)
 	}
 	if err != nil {
-		return nil, locked("reading the passphrase from its source", err)
+		return nil, locked(op, err)
 	}
-	line := bytes.TrimSuffix(bytes.TrimSuffix(raw, []byte("\n")), []byte("\r"))
-	if len(line) == 0 || len(line) > maxSecret {
-		secret.Wipe(raw)
-		return nil, locked("reading the passphrase from its source", fmt.Errorf("must be of 1 to %d bytes", maxSecret))
+	passphrase := secretfile.TrimLineEnd(secret.Reveal(raw)) // which may have any other bytes, as it always could
+	if len(passphrase) == 0 || len(passphrase) > maxSecret {
+		raw.Wipe()
+		return nil, locked(op, fmt.Errorf("must be of 1 to %d bytes", maxSecret))
 	}
-	return secret.Take(line), nil
+	return secret.Take(passphrase), nil
 }
 
 // NewUnlockKey makes a file with a random key, in hexadecimal, to be used as KeySource "file:" + path. It
@@ -106,10 +108,10 @@ func NewUnlockKey(path string) error {
 	return nil
 }
 
-// locked keeps the code of an error that has one.
+// locked gives an error its code. A file that others can access is a fault of another kind than a wrong secret.
 func locked(op string, err error) error {
-	if _, ok := errors.AsType[*providers.Error](err); ok {
-		return err
+	if errors.Is(err, secretfile.ErrAccess) {
+		return failure(providers.Denied, op, err)
 	}
 	return failure(providers.Locked, op, err)
 }
@@ -130,54 +132,36 @@ func parseKey(raw []byte) (*secret.Bytes, error) {
 	return nil, errors.New("must be 32 bytes, raw or in hexadecimal")
 }
 
-// readSource resolves a reference to a secret. The caller wipes the result.
-func readSource(source string) ([]byte, error) {
+// readSource resolves a reference to a secret.
+func readSource(source string) (*secret.Bytes, error) {
+	f, err := openSource(source)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return secretfile.Read(f, maxSecret+2) // room for a line end
+}
+
+func openSource(source string) (*os.File, error) {
 	kind, value, _ := strings.Cut(source, ":")
 	switch kind {
 	case "file":
-		f, err := openPrivate(value)
-		if err != nil {
-			return nil, err
-		}
-		return readAll(f)
+		return secretfile.Open(value) // which may be a relative path
 	case "credential":
-		dir := os.Getenv("CREDENTIALS_DIRECTORY")
-		if dir == "" {
-			return nil, errors.New("$CREDENTIALS_DIRECTORY is not set: the service manager passes no credentials")
-		}
-		if value == "" || value != filepath.Base(value) || value == "." || value == ".." {
-			return nil, errors.New("a credential is named by one plain file name")
-		}
-		f, err := os.Open(filepath.Join(dir, value)) // the service manager sees to who may read it
-		if err != nil {
-			return nil, err
-		}
-		return readAll(f)
+		return secretfile.OpenReference(source)
 	case "fd":
 		n, err := strconv.ParseUint(value, 10, 16)
 		if err != nil || n == 1 || n == 2 {
 			return nil, errors.New("fd: takes the number of an inherited descriptor, not 1 or 2")
 		}
 		unix.CloseOnExec(int(n))
-		return readAll(os.NewFile(uintptr(n), "secret"))
+		return os.NewFile(uintptr(n), "secret"), nil
 	}
 	return nil, errors.New("a source is file:PATH, credential:NAME, fd:N, or tty for a passphrase")
 }
 
-// readAll reads and closes f. It reads into one buffer, so that no copy is left behind.
-func readAll(f *os.File) ([]byte, error) {
-	defer f.Close()
-	b := make([]byte, maxSecret+3) // room for a line end, and for noticing what is too long
-	n, err := io.ReadFull(f, b)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		secret.Wipe(b)
-		return nil, err
-	}
-	return b[:n], nil
-}
-
 // askPassphrase asks on the process's terminal, whatever its standard input is.
-func askPassphrase(isNew bool) ([]byte, error) {
+func askPassphrase(isNew bool) (*secret.Bytes, error) {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
 		return nil, errors.New("there is no terminal to ask on")
@@ -190,7 +174,7 @@ func askPassphrase(isNew bool) ([]byte, error) {
 	}
 	first, err := ask("Passphrase of the key file: ")
 	if err != nil || !isNew {
-		return first, err
+		return secret.Take(first), err
 	}
 	second, err := ask("The same again: ")
 	defer secret.Wipe(second)
@@ -198,5 +182,5 @@ func askPassphrase(isNew bool) ([]byte, error) {
 		secret.Wipe(first)
 		return nil, errors.New("the two passphrases differ")
 	}
-	return first, nil
+	return secret.Take(first), nil
 }
