@@ -86,7 +86,7 @@ func recordHash(identity string, record []byte) (sum [sha256.Size]byte) {
 // wrappingKey opens one version of the key under which records are sealed; 0 is the newest.
 func (a *Agent) wrappingKey(ctx context.Context, version uint32) (*storageKey, byte, error) {
 	if a.cfg.RecordKey == "" {
-		return nil, 0, unsupported(noNumber, "using records of entities, for which no key is configured")
+		return nil, 0, errNoRecordKey
 	}
 	key, err := a.openKey(ctx, a.cfg.RecordKey, version)
 	if err != nil {
@@ -113,62 +113,84 @@ func recordHead(format byte, name string, version uint32, identity string) (head
 	return head, aad
 }
 
-// sealRecord seals keys, Kenc || Khmac || Kwrap, as the record of an entity.
-func (a *Agent) sealRecord(ctx context.Context, identity string, keys []byte) ([]byte, error) {
-	key, format, err := a.wrappingKey(ctx, 0)
-	if err != nil {
-		return nil, err
-	}
-	plain := make([]byte, 0, len(keySetMembers)+len(keys))
-	defer func() { secret.Wipe(plain) }()
+// sealing is the use of the wrapping key that makes keys, Kenc || Khmac || Kwrap, the record of an entity: head and what
+// comes out of it. Its input is appended to plain, which the caller wipes.
+func (a *Agent) sealing(key *storageKey, format byte, identity string, keys []byte, plain *[]byte) (op providers.Operation, head []byte) {
+	begin := len(*plain)
 	for _, m := range keySetMembers {
-		plain = append(append(plain, byte(m.size)), keys[:m.size]...)
+		*plain = append(append(*plain, byte(m.size)), keys[:m.size]...)
 		keys = keys[m.size:]
 	}
 	head, aad := recordHead(format, a.cfg.RecordKey, key.Info().Version, identity)
-	key.used()
-	if format == recordAEAD {
-		sealed, err := key.enc.Encrypt(ctx, providers.AEAD, nil, plain, aad)
-		return append(head, sealed...), err
+	op = providers.Operation{Key: a.cfg.RecordKey, Version: key.Info().Version, Op: providers.OpEncrypt, Mechanism: providers.AEAD,
+		Input: (*plain)[begin:], AAD: aad}
+	if format == recordGCM {
+		op.Mechanism, op.IV = providers.AESGCM, make([]byte, gcmNonce)
+		rand.Read(op.IV)
+		head = append(head, op.IV...)
 	}
-	nonce := make([]byte, gcmNonce)
-	rand.Read(nonce)
-	sealed, err := key.enc.Encrypt(ctx, providers.AESGCM, nonce, plain, aad)
-	return append(append(head, nonce...), sealed...), err
+	return op, head
 }
 
-// unsealRecord opens a record. The caller wipes what it gets. Whatever is wrong with the record is
-// VerificationFailed.
-func (a *Agent) unsealRecord(ctx context.Context, identity string, record []byte) ([]byte, error) {
-	refused := unverified(mslEntityNotFound, "reading the record of an entity")
+// recordSize is the bytes of a record's plaintext.
+func recordSize() (n int) {
+	for _, m := range keySetMembers {
+		n += 1 + m.size
+	}
+	return n
+}
+
+var (
+	errRecord      = unverified(mslEntityNotFound, "reading the record of an entity")
+	errNoRecordKey = unsupported(noNumber, "using records of entities, for which no key is configured")
+)
+
+// unsealing is the use of the wrapping key that opens a record. What the record itself tells to be wrong with it is errRecord;
+// without a wrapping key, any record is told that by errNoRecordKey.
+func (a *Agent) unsealing(identity string, record []byte) (op providers.Operation, format byte, err error) {
+	if a.cfg.RecordKey == "" {
+		return op, 0, errNoRecordKey
+	}
 	if len(record) < 2 || len(record) > maxRecord || record[0] != recordGCM && record[0] != recordAEAD {
-		return nil, refused
+		return op, 0, errRecord
 	}
 	nameEnd := 2 + int(record[1])
 	if len(record) < nameEnd+4 || string(record[2:nameEnd]) != a.cfg.RecordKey {
-		return nil, refused
+		return op, 0, errRecord
 	}
-	version := binary.BigEndian.Uint32(record[nameEnd:])
-	if version == 0 {
-		return nil, refused
+	format = record[0]
+	op = providers.Operation{Key: a.cfg.RecordKey, Version: binary.BigEndian.Uint32(record[nameEnd:]), Op: providers.OpDecrypt,
+		Mechanism: providers.AEAD, Input: record[nameEnd+4:]}
+	if op.Version == 0 || format == recordGCM && len(op.Input) < gcmNonce+gcmTag {
+		return op, 0, errRecord
 	}
-	key, format, err := a.wrappingKey(ctx, version)
-	if codeOf(err) == wire.NoSuchKey {
-		return nil, refused
+	if format == recordGCM {
+		op.Mechanism, op.IV, op.Input = providers.AESGCM, op.Input[:gcmNonce], op.Input[gcmNonce:]
 	}
+	_, op.AAD = recordHead(format, a.cfg.RecordKey, op.Version, identity)
+	return op, format, nil
+}
+
+// unsealRecord opens a record. The caller wipes what it gets. Whatever is wrong with the record is
+// VerificationFailed, and so is a version of the wrapping key that is gone.
+func (a *Agent) unsealRecord(ctx context.Context, identity string, record []byte) ([]byte, error) {
+	op, format, err := a.unsealing(identity, record)
 	if err != nil {
 		return nil, err
 	}
-	sealed := record[nameEnd+4:]
-	if format != record[0] || format == recordGCM && len(sealed) < gcmNonce+gcmTag {
-		return nil, refused
+	key, can, err := a.wrappingKey(ctx, op.Version)
+	if err == nil && can != format {
+		return nil, errRecord
 	}
-	_, aad := recordHead(format, a.cfg.RecordKey, version, identity)
-	key.used()
-	if format == recordAEAD {
-		return key.dec.Decrypt(ctx, providers.AEAD, nil, sealed, aad)
+	var plain []byte
+	if err == nil {
+		key.used()
+		plain, err = key.dec.Decrypt(ctx, op.Mechanism, op.IV, op.Input, op.AAD)
 	}
-	return key.dec.Decrypt(ctx, providers.AESGCM, sealed[:gcmNonce], sealed[gcmNonce:], aad)
+	if codeOf(err) == wire.NoSuchKey {
+		err = errRecord
+	}
+	return plain, err
 }
 
 // openRecord makes the crypto context of a record.

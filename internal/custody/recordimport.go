@@ -12,7 +12,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"time"
 	"unicode/utf8"
 
 	"github.com/mslkeep/mslkeep/internal/mslenc"
@@ -24,7 +23,6 @@ const (
 	maxImports     = 4       // at once, of a connection
 	maxImportLine  = 4 << 10 // bytes
 	maxImportBatch = 4096    // lines, and records to be sealed anew
-	sealingAtOnce  = 64      // records; a provider may gather what it is asked at once
 )
 
 // A recordImport is a file of entities that is being read. It holds keys in its buffer until it is closed.
@@ -88,7 +86,6 @@ type candidate struct {
 	identity string
 	keys     []byte // Kenc || Khmac || Kwrap
 	record   []byte
-	err      error
 }
 
 // readImport seals the entities of the next lines. If the provider fails, so does the whole: the import is at its end then.
@@ -136,58 +133,13 @@ func (p *Peer) readImport(ctx context.Context, r *wire.ReadImportRequest) (*wire
 		return nil, err
 	}
 	out.Line, out.Bytes, out.Done = i.line, i.bytes, i.nothing
-	sealAtOnce(len(found), func(n int) {
-		c := found[n]
-		c.err = patiently(ctx, func() (err error) {
-			c.record, err = p.agent.sealRecord(ctx, c.identity, c.keys)
-			return err
-		})
-	})
+	if err := p.agent.sealRecords(ctx, found); err != nil {
+		return nil, err
+	}
 	for _, c := range found {
-		if c.err != nil {
-			return nil, c.err
-		}
 		out.Entities = append(out.Entities, wire.Entity{Identity: c.identity, Record: c.record})
 	}
 	return out, nil
-}
-
-// sealingPatience is how long the sealing of many records waits for a provider that is away or busy, so that a long work
-// need not be begun again. It is less than a request may take.
-const sealingPatience = 15 * time.Second
-
-// patiently calls do again while its failure is transient, for some time.
-func patiently(ctx context.Context, do func() error) error {
-	end := time.Now().Add(sealingPatience)
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		err := do()
-		if codeOf(err) != wire.Transient || time.Now().After(end) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(pause):
-		}
-	}
-}
-
-// sealAtOnce calls do for 0 to n-1, some at once.
-func sealAtOnce(n int, do func(int)) {
-	var wg sync.WaitGroup
-	next := make(chan int)
-	for range min(n, sealingAtOnce) {
-		wg.Go(func() {
-			for i := range next {
-				do(i)
-			}
-		})
-	}
-	for i := range n {
-		next <- i
-	}
-	close(next)
-	wg.Wait()
 }
 
 // parse reads a line: IDENTITY,KEY, or {"identity":…,"key":…}, where the key is Kenc || Khmac or Kenc || Khmac || Kwrap,
@@ -247,54 +199,4 @@ func decodePreShared(text []byte, format string) ([]byte, error) {
 	wrap := deriveWrappingKey(keys)
 	defer secret.Wipe(wrap)
 	return append(append(make([]byte, 0, len(keys)+len(wrap)), keys...), wrap...), nil
-}
-
-// rewrap seals records under the newest version of the wrapping key. Those that have it already stay as they are.
-func (a *Agent) rewrap(ctx context.Context, r *wire.RewrapRequest) (*wire.RewrapReply, error) {
-	if len(r.Entities) > maxImportBatch {
-		return nil, malformed(noNumber, "sealing so many records at once")
-	}
-	key, format, err := a.wrappingKey(ctx, 0)
-	if err != nil {
-		return nil, err
-	}
-	out := &wire.RewrapReply{Entities: make([]wire.Entity, len(r.Entities))}
-	failed := make([]error, len(r.Entities))
-	sealAtOnce(len(r.Entities), func(n int) {
-		e := r.Entities[n]
-		out.Entities[n].Identity = strings.Clone(e.Identity)
-		head, _ := recordHead(format, a.cfg.RecordKey, key.Info().Version, e.Identity)
-		if bytes.HasPrefix(e.Record, head) {
-			out.Entities[n].Record = bytes.Clone(e.Record)
-			return
-		}
-		failed[n] = patiently(ctx, func() (err error) {
-			out.Entities[n].Record, err = a.rewrapRecord(ctx, e)
-			return err
-		})
-	})
-	for _, err := range failed {
-		if err != nil && codeOf(err) != wire.VerificationFailed {
-			return nil, err
-		}
-	}
-	return out, nil
-}
-
-func (a *Agent) rewrapRecord(ctx context.Context, e wire.Entity) ([]byte, error) {
-	plain, err := a.unsealRecord(ctx, e.Identity, e.Record)
-	if err != nil {
-		return nil, err
-	}
-	defer secret.Wipe(plain)
-	keys := make([]byte, 0, len(plain))
-	defer func() { secret.Wipe(keys) }()
-	for _, m := range keySetMembers {
-		key, rest, ok := cutKey(plain)
-		if !ok || len(key) != m.size {
-			return nil, unverified(mslEntityNotFound, "reading the keys of an entity")
-		}
-		keys, plain = append(keys, key...), rest
-	}
-	return a.sealRecord(ctx, e.Identity, keys)
 }
