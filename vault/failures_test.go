@@ -410,3 +410,48 @@ func TestLoad(t *testing.T) {
 	cancel()
 	wg.Wait()
 }
+
+// TestRotatedElsewhere: who asks for a version that is not known gets an answer of Vault, however fresh what is known is: that it
+// is there, right after a rotation by somebody else; or that it is not. Who asks at the same time shares a request.
+func TestRotatedElsewhere(t *testing.T) {
+	w := newWorld(t, vaulttest.Options{}, "")
+	old := w.seal(t)
+	for version := uint32(2); version < 20; version++ {
+		if got := w.key(t, "entities", 0).Info().Version; got != version-1 {
+			t.Fatalf("version %d is the newest, not %d", got, version-1)
+		}
+		if _, err := w.provider.Open(t.Context(), "entities", version); !errors.Is(err, providers.NoSuchKey) {
+			t.Fatalf("version %d before it is made: %v", version, err)
+		}
+		w.Do("POST", "transit/keys/entities/rotate", "{}", nil)
+		if got := w.key(t, "entities", version).Info().Version; got != version {
+			t.Fatalf("version %d right after it was made: %d", version, got)
+		}
+		if got := w.key(t, "entities", 0).Info().Version; got != version {
+			t.Fatalf("version %d is the newest, not %d", got, version)
+		}
+	}
+	w.proxy.delays(20*time.Millisecond, "keys/entities")
+	w.proxy.mu.Lock()
+	w.proxy.seen = nil
+	w.proxy.mu.Unlock()
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			if _, err := w.provider.Open(t.Context(), "entities", 20); !errors.Is(err, providers.NoSuchKey) {
+				t.Errorf("a version that there is not: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := w.proxy.count("keys/entities"); n > 10 {
+		t.Errorf("%d requests for 100 who ask at once", n)
+	}
+	future := bytes.Replace(old, []byte("vault:v1:"), []byte("vault:v20:"), 1)
+	wantCode(t, "a version that there is not", w.decrypts(t, future), providers.VerificationFailed)
+	w.proxy.answers(503, -1, "keys/entities")
+	wantCode(t, "a version of which nobody can tell", w.decrypts(t, future), providers.Transient)
+	if err := w.decrypts(t, old); err != nil {
+		t.Errorf("one that is known, meanwhile: %v", err)
+	}
+}

@@ -45,7 +45,7 @@ func (i *info) describe(v uint32) providers.KeyInfo {
 type entry struct {
 	turn  chan struct{}
 	info  *info
-	read  time.Time // when Vault said so
+	asked time.Time // when Vault was asked what it then said
 	tried time.Time // when it was asked last, and did not answer
 }
 
@@ -58,9 +58,11 @@ func (p *Provider) allowed(name string) (string, bool) {
 	return transit, ok
 }
 
-// info returns what is known of a key that has at least the version, which is 0 for any.
+// info returns what is known of a key that has the version, which is 0 for any. That there is no newer version than those
+// that are known, it does not believe of what Vault said before it was called.
 func (p *Provider) info(ctx context.Context, name string, version uint32) (*info, error) {
 	const op = "looking at a key"
+	called := time.Now()
 	if err := ctx.Err(); err != nil {
 		return nil, failure(providers.Transient, op, err)
 	}
@@ -82,7 +84,7 @@ func (p *Provider) info(ctx context.Context, name string, version uint32) (*info
 	case <-ctx.Done():
 		return nil, failure(providers.Transient, op, ctx.Err())
 	}
-	if err := p.refresh(ctx, name, e, version); err != nil {
+	if err := p.refresh(ctx, name, e, version, called); err != nil {
 		return nil, err
 	}
 	if version != 0 && !e.info.has(version) {
@@ -91,23 +93,32 @@ func (p *Provider) info(ctx context.Context, name string, version uint32) (*info
 	return e.info, nil
 }
 
-// refresh asks Vault about a key again, unless what is known is fresh. turn is held.
-func (p *Provider) refresh(ctx context.Context, name string, e *entry, version uint32) error {
-	age := time.Since(e.read)
-	if e.info != nil && (age < fresh || time.Since(e.tried) < fresh && age < stale) && (version <= e.info.newest || age < fresh/20) {
+// refresh asks Vault about a key again, unless what is known is fresh, or, of a version that is newer than what is known, was
+// asked after the call. So one request serves all who have waited for their turn. turn is held.
+func (p *Provider) refresh(ctx context.Context, name string, e *entry, version uint32, called time.Time) error {
+	age := time.Since(e.asked)
+	newer := e.info != nil && version > e.info.newest
+	switch {
+	case newer && e.asked.After(called):
+		return nil
+	case newer && e.tried.After(called):
+		return failure(providers.Transient, "looking at a key", errUnreached)
+	case e.info != nil && !newer && (age < fresh || time.Since(e.tried) < fresh && age < stale):
 		return nil
 	}
+	began := time.Now()
 	i, err := p.read(ctx, name)
-	switch {
-	case err == nil:
-		e.info, e.read, e.tried = i, time.Now(), time.Time{}
-	case e.info != nil && age < stale && errors.Is(err, providers.Transient) && ctx.Err() == nil:
-		e.tried = time.Now() // the use itself will tell that Vault is away
-	default:
-		p.drop(name, e, err)
-		return err
+	if err == nil {
+		e.info, e.asked, e.tried = i, began, time.Time{}
+		return nil
 	}
-	return nil
+	if e.info != nil && age < stale && errors.Is(err, providers.Transient) && ctx.Err() == nil {
+		if e.tried = time.Now(); !newer {
+			return nil // the use itself will tell that Vault is away
+		}
+	}
+	p.drop(name, e, err)
+	return err
 }
 
 // drop forgets a key that is not there, so that names from outside cannot fill the memory.

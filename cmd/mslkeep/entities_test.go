@@ -27,6 +27,15 @@ import (
 // has one record as device-1, and another as device-1-tv.
 func recordWorld(t *testing.T, database string) *world {
 	t.Helper()
+	w := emptyRecordWorld(t, database)
+	w.enrol("device-1", "device-1")
+	w.enrol("device-1", "device-1-tv")
+	return w
+}
+
+// emptyRecordWorld is recordWorld without records.
+func emptyRecordWorld(t *testing.T, database string) *world {
+	t.Helper()
 	w := newWorld(t)
 	for _, who := range []string{"server", "device-1", "device-2", "device-3"} {
 		name := who + "/agent.toml"
@@ -36,8 +45,6 @@ func recordWorld(t *testing.T, database string) *world {
 	execute(t.Context(), nil, "mslkeep-agent", "init", "--config", w.path("server/agent.toml")).ok(t)
 	w.write("server/serve.toml", w.read("server/serve.toml")+fmt.Sprintf("[entities]\ndatabase = %q\n", database))
 	w.edit("server/serve.toml", `"PSK", "RSA"`, `"PSK", "PSK_PROFILE", "RSA"`)
-	w.enrol("device-1", "device-1")
-	w.enrol("device-1", "device-1-tv")
 	return w
 }
 
