@@ -251,6 +251,13 @@ func (f *findings) start(ctx context.Context, cfg *config, m *msl.Config) {
 		f.problem("start", err)
 		return
 	}
+	if cfg.Entities.Database != "" {
+		if err := checkRecordKey(ctx, keys); err != nil {
+			f.problem("record-key", err)
+			return
+		}
+		f.ok("record-key", "the agent has a key for the records of [entities]")
+	}
 	f.ok("start", "the agent starts, and has the key of %s %s", m.Entity.Scheme, m.Entity.Identity())
 }
 

@@ -157,6 +157,9 @@ func TestDoctorFinds(t *testing.T) {
 		{"agent's hash", "agent-hash", func(w *world) { w.edit("server/serve.toml", "[agent]", "[agent]\nsha256 = \""+zeros+"\"") }},
 		{"agent missing", "agent-binary", func(w *world) { w.edit("server/serve.toml", "[agent]", "[agent]\nbinary = \"none\"") }},
 		{"own key missing", "key", func(w *world) { w.edit("server/serve.toml", `key-id = "server"`, `key-id = "other"`) }},
+		{"record key missing", "record-key", func(w *world) {
+			w.write("server/serve.toml", w.read("server/serve.toml")+"[entities]\ndatabase = \"sqlite:entities.db\"\n")
+		}},
 		{"port taken", "listen", func(w *world) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {

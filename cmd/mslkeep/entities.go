@@ -17,6 +17,7 @@ import (
 
 	"github.com/mslkeep/mslkeep/agent"
 	"github.com/mslkeep/mslkeep/entities"
+	"github.com/mslkeep/mslkeep/msl"
 )
 
 const entitiesUsage = `Usage: mslkeep entities OPERATION (--config FILE | --database URL [--agent-config FILE]) [FLAGS] [ARGUMENT…]
@@ -178,7 +179,31 @@ func (c *entitiesCall) agent(ctx context.Context) (*agent.Client, error) {
 	if c.cfg.Agent.Config == "" && c.cfg.Agent.Socket == "" {
 		return nil, usageError("this needs the agent: give --config or --agent-config")
 	}
-	return c.cfg.connect(ctx, "--manage")
+	keys, err := c.cfg.connect(ctx, "--manage")
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRecordKey(ctx, keys); err != nil {
+		keys.Close()
+		return nil, err
+	}
+	return keys, nil
+}
+
+// checkRecordKey makes sure that the agent has a key for records. keys is in no other use.
+func checkRecordKey(ctx context.Context, keys *agent.Client) error {
+	keys.UseRecords(func(context.Context, string) ([]byte, error) { return damagedRecord, nil })
+	defer keys.UseRecords(nil)
+	_, err := keys.EntityContext(ctx, "PSK", "mslkeep", "")
+	var failure msl.FailureError
+	if !errors.As(err, &failure) {
+		return err
+	}
+	if f, _ := failure.Failure(); f == msl.NotSupported {
+		return configError(errors.New("[entities] names a database, but the agent has no record-key, without which it opens no record of it"),
+			"set record-key in the agent's configuration, make that key with mslkeep-agent init, and start the agent again")
+	}
+	return nil // a record that no agent opens was not opened
 }
 
 // result prints how something went: as JSON, or as a sentence.

@@ -89,6 +89,9 @@ func serve(ctx context.Context, c *cli, args []string) error {
 	}
 	var custody ownKeys = keys
 	if cfg.Entities.Database != "" {
+		if err := checkRecordKey(ctx, keys); err != nil {
+			return err
+		}
 		store, err := cfg.openEntities(ctx)
 		if err != nil {
 			return err
