@@ -11,9 +11,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
+
+	"github.com/mslkeep/mslkeep/internal/atomicfile"
 )
 
 // maxStoreFile bounds the file that OpenFileStore reads, in bytes.
@@ -30,38 +31,8 @@ var ErrStoreCorrupt = errors.New("the store's file is damaged")
 // sessions are in it.
 type FileStore struct {
 	path string
-	disk disk
 	mu   sync.Mutex
 	lock *os.File // nil when closed
-}
-
-// A disk is what writing takes of the file system, each method one thing that can fail.
-type disk interface {
-	create(path string) (diskFile, error) // a file that must not exist
-	rename(from, to string) error
-	syncDir(path string) error // makes what is in it durable
-	remove(path string) error
-}
-
-type diskFile interface {
-	io.WriteCloser
-	Sync() error
-}
-
-type realDisk struct{}
-
-func (realDisk) create(path string) (diskFile, error) {
-	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-}
-func (realDisk) rename(from, to string) error { return os.Rename(from, to) }
-func (realDisk) remove(path string) error     { return os.Remove(path) }
-func (realDisk) syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
 }
 
 // OpenFileStore opens the store in a file, which need not exist yet; its folder must. It locks the
@@ -78,7 +49,7 @@ func OpenFileStore(path string) (*FileStore, error) {
 		}
 		return nil, fmt.Errorf("msl: opening store %s: %w", path, err)
 	}
-	return &FileStore{path: path, disk: realDisk{}, lock: lock}, nil
+	return &FileStore{path: path, lock: lock}, nil
 }
 
 // Load reads the file. One that does not exist is an empty State; a damaged one is ErrStoreCorrupt.
@@ -118,38 +89,12 @@ func (f *FileStore) Save(_ context.Context, s *State) error {
 	if f.lock == nil {
 		err = os.ErrClosed
 	} else {
-		err = replaceFile(f.disk, f.path, data)
+		err = atomicfile.ReplaceLocked(f.path, data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("msl: writing store: %w", err)
 	}
 	return nil
-}
-
-func replaceFile(d disk, path string, data []byte) error {
-	temp := path + ".new"
-	if err := d.remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) { // of a process that was killed
-		return err
-	}
-	file, err := d.create(temp)
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(data)
-	if err == nil {
-		err = file.Sync()
-	}
-	if closed := file.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = d.rename(temp, path)
-	}
-	if err != nil {
-		_ = d.remove(temp)
-		return err
-	}
-	return d.syncDir(filepath.Dir(path))
 }
 
 // Close unlocks the store.

@@ -116,3 +116,25 @@ func TestFileStoreRefuses(t *testing.T) {
 		g.Close()
 	}
 }
+
+// TestFileStoreClosesUp: a file of a process that was killed is in nobody's way, and does not stay.
+func TestFileStoreClosesUp(t *testing.T) {
+	path := t.TempDir() + "/store"
+	if err := os.WriteFile(path+".new", []byte("half a st"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := OpenFileStore(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Save(context.Background(), &State{NonReplayableID: 7}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path + ".new"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+	if s, err := f.Load(context.Background()); err != nil || s.NonReplayableID != 7 {
+		t.Errorf("%v, %v", s, err)
+	}
+}

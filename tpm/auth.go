@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/mslkeep/mslkeep/internal/atomicfile"
 	"github.com/mslkeep/mslkeep/internal/secret"
 	"github.com/mslkeep/mslkeep/internal/secretfile"
 	"github.com/mslkeep/mslkeep/providers"
@@ -143,7 +144,7 @@ func (c *chip) refuse(id string, cause error) error {
 	refused, err := c.refusedBefore()
 	refused = append(refused, id)
 	text := strings.Join(refused[max(0, len(refused)-maxRefused):], "\n") + "\n"
-	if werr := replaceFile(c.config.Folder, refusedFile, []byte(text)); err == nil {
+	if werr := atomicfile.Replace(filepath.Join(c.config.Folder, refusedFile), []byte(text), 0o600); err == nil {
 		err = werr
 	}
 	return failure(providers.Locked, "authorising the use of a key", errors.Join(cause, err))

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/mslkeep/mslkeep/internal/atomicfile"
 	"github.com/mslkeep/mslkeep/providers"
 )
 
@@ -214,7 +215,7 @@ func (c *chip) pinnedName() ([]byte, error) {
 
 // pin keeps the name of the storage root key with the keys.
 func (c *chip) pin(name []byte) error {
-	if err := writeNew(c.config.Folder, rootFile, fmt.Appendf(nil, "%x\n", name)); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := atomicfile.Create(filepath.Join(c.config.Folder, rootFile), fmt.Appendf(nil, "%x\n", name), 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
 		return failure(providers.Device, "keeping the storage root key's name", err)
 	}
 	c.setPinned(name)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/mslkeep/mslkeep/internal/atomicfile"
 	"github.com/mslkeep/mslkeep/providers"
 )
 
@@ -227,7 +228,7 @@ func (s *store) add(name string, version uint32, k *keyFile) (*stored, error) {
 		return nil, err
 	}
 	file, _ := fileName(name, version, keySuffix)
-	if err := writeNew(s.folder, file, b); err != nil {
+	if err := atomicfile.Create(filepath.Join(s.folder, file), b, 0o600); err != nil {
 		return nil, err
 	}
 	return s.read(file, name, version)
@@ -237,58 +238,13 @@ func (s *store) add(name string, version uint32, k *keyFile) (*stored, error) {
 func (s *store) remove(k *stored, newest bool) error {
 	if newest {
 		file, _ := fileName(k.info.Name, k.info.Version, goneSuffix)
-		if err := writeNew(s.folder, file, nil); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := atomicfile.Create(filepath.Join(s.folder, file), nil, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
-	if err := os.Remove(k.path); err != nil {
-		return err
-	}
+	err := atomicfile.Remove(k.path)
 	s.mu.Lock()
 	delete(s.parsed, filepath.Base(k.path))
 	s.mu.Unlock()
-	return syncFolder(s.folder)
-}
-
-// writeNew writes a file that must not be there yet, whole or not at all, and lasting.
-func writeNew(folder, file string, b []byte) error {
-	return writeFile(folder, b, func(temporary string) error {
-		return os.Link(temporary, filepath.Join(folder, file)) // which fails if the name is taken
-	})
-}
-
-// replaceFile writes a file that may be there.
-func replaceFile(folder, file string, b []byte) error {
-	return writeFile(folder, b, func(temporary string) error { return os.Rename(temporary, filepath.Join(folder, file)) })
-}
-
-func writeFile(folder string, b []byte, place func(temporary string) error) error {
-	f, err := os.CreateTemp(folder, ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	if serr := f.Sync(); err == nil {
-		err = serr
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = place(f.Name())
-	}
-	if err != nil {
-		return err
-	}
-	return syncFolder(folder)
-}
-
-func syncFolder(folder string) error {
-	d, err := os.Open(folder)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return err
 }

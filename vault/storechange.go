@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mslkeep/mslkeep/internal/atomicfile"
 	"github.com/mslkeep/mslkeep/internal/secret"
 	"github.com/mslkeep/mslkeep/providers"
 )
@@ -145,40 +146,15 @@ func (s *store) lock() (unlock func(), err error) {
 	return func() { folder.Close() }, nil
 }
 
-// write makes a file, or replaces it, so that after a crash it is there as a whole or not at all.
-func (s *store) write(b *blob, replace bool) (err error) {
+// write makes a file, or replaces it.
+func (s *store) write(b *blob, replace bool) error {
 	raw, err := json.Marshal(b)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(s.Folder, ".new-*")
-	if err != nil {
-		return err
+	put := atomicfile.Create
+	if replace {
+		put = atomicfile.Replace
 	}
-	defer os.Remove(f.Name()) // is not there any more if all went well
-	_, err = f.Write(append(raw, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	path := filepath.Join(s.Folder, b.file())
-	switch {
-	case err != nil:
-		return err
-	case replace:
-		err = os.Rename(f.Name(), path)
-	default:
-		err = os.Link(f.Name(), path) // which never replaces one that is there
-	}
-	if err != nil {
-		return err
-	}
-	folder, err := os.Open(s.Folder)
-	if err != nil {
-		return err
-	}
-	defer folder.Close()
-	return folder.Sync()
+	return put(filepath.Join(s.Folder, b.file()), append(raw, '\n'), 0o600)
 }

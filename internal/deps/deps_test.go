@@ -33,10 +33,11 @@ var imports = map[string][]string{
 	"internal/secretfile": {"internal/secret"},
 	"internal/aeskw":      {},
 	"internal/memscan":    {},
+	"internal/atomicfile": {},
 	"internal/deps":       {},
 	"plugin":              {},
 
-	"msl":           {"internal/mslenc", "internal/lzw"},
+	"msl":           {"internal/mslenc", "internal/lzw", "internal/atomicfile"},
 	"msl/websocket": {"msl"}, // apart, so that programs without WebSockets have none of github.com/coder/websocket
 	"agent":         {"msl", "internal/wire", "plugin"},
 
@@ -44,13 +45,13 @@ var imports = map[string][]string{
 	"internal/custody":      {"internal/wire", "internal/mslenc", "internal/lzw", "internal/jose", "internal/secret", "internal/aeskw", "providers"},
 	"providers":             {"internal/secret", "plugin", "providers/internal/pb"},
 	"providers/internal/pb": {},
-	"providers/software":    {"providers", "internal/secret", "internal/secretfile", "internal/aeskw"},
+	"providers/software":    {"providers", "internal/atomicfile", "internal/secret", "internal/secretfile", "internal/aeskw"},
 
 	"pkcs11": {"providers", "internal/secret", "internal/secretfile"},
-	"vault":  {"providers", "internal/secret", "internal/secretfile", "internal/aeskw"},
-	"tpm":    {"providers", "internal/secret", "internal/secretfile", "internal/aeskw"},
+	"vault":  {"providers", "internal/atomicfile", "internal/secret", "internal/secretfile", "internal/aeskw"},
+	"tpm":    {"providers", "internal/atomicfile", "internal/secret", "internal/secretfile", "internal/aeskw"},
 
-	"tpm/enrol": {}, // holds no key on either side: what needs a TPM is the caller's
+	"tpm/enrol": {"internal/atomicfile"}, // holds no key on either side: what needs a TPM is the caller's
 
 	"entities": {}, // holds no secret: the protocol process may have it, with SQLite (in Go, no C) and PostgreSQL's driver
 

@@ -8,11 +8,11 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mslkeep/mslkeep/internal/atomicfile"
 	"github.com/mslkeep/mslkeep/internal/secretfile"
 	"github.com/mslkeep/mslkeep/providers"
 )
@@ -67,40 +67,10 @@ func readFile(path string) ([]byte, stamp, error) {
 	return b, stampOf(&st), nil
 }
 
-// A disk is what writing takes of the file system, each method one thing that can fail.
-type disk interface {
-	create(path string) (diskFile, error) // a file that must not exist
-	rename(from, to string) error
-	syncDir(path string) error // makes what is in it durable
-	remove(path string) error
-}
-
-type diskFile interface {
-	io.WriteCloser
-	Sync() error
-}
-
-type realDisk struct{}
-
-func (realDisk) create(path string) (diskFile, error) {
-	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-}
-func (realDisk) rename(from, to string) error { return os.Rename(from, to) }
-func (realDisk) remove(path string) error     { return os.Remove(path) }
-func (realDisk) syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
-// writeFile replaces the file at path so that at any time, even if the power fails, either the old or
-// the new one is there whole. The caller holds the lock.
+// writeFile replaces the file at path. The caller holds the lock.
 func writeFile(path string, data []byte) (stamp, error) {
 	var st unix.Stat_t
-	err := replaceFile(realDisk{}, path, data)
+	err := atomicfile.ReplaceLocked(path, data, 0o600)
 	if err == nil {
 		err = unix.Lstat(path, &st) // after the rename, which changes ctime
 	}
@@ -108,32 +78,6 @@ func writeFile(path string, data []byte) (stamp, error) {
 		return stamp{}, failure(providers.Device, "writing the key file "+path, err)
 	}
 	return stampOf(&st), nil
-}
-
-func replaceFile(d disk, path string, data []byte) error {
-	tmp := path + ".new"
-	if err := d.remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) { // of a writer that was killed
-		return err
-	}
-	f, err := d.create(tmp)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = d.rename(tmp, path)
-	}
-	if err != nil {
-		_ = d.remove(tmp)
-		return err
-	}
-	return d.syncDir(filepath.Dir(path))
 }
 
 // lock keeps other writers out, in this process and in others. The lock file stays there, since removing

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/mslkeep/mslkeep/internal/atomicfile"
 	"github.com/mslkeep/mslkeep/internal/secret"
 	"github.com/mslkeep/mslkeep/internal/secretfile"
 	"github.com/mslkeep/mslkeep/providers"
@@ -84,25 +85,13 @@ func (u Unlock) read(isNew bool) (*secret.Bytes, error) {
 // NewUnlockKey makes a file with a random key, in hexadecimal, to be used as KeySource "file:" + path. It
 // fails if there is a file.
 func NewUnlockKey(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return failure(providers.Device, "making a key to unlock with", err)
-	}
 	k := secret.Random(keySize)
 	defer k.Wipe()
 	text := make([]byte, 2*keySize+1)
 	defer secret.Wipe(text)
 	hex.Encode(text, secret.Reveal(k))
 	text[2*keySize] = '\n'
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		os.Remove(path)
+	if err := atomicfile.Create(path, text, 0o600); err != nil {
 		return failure(providers.Device, "making a key to unlock with", err)
 	}
 	return nil

@@ -5,13 +5,15 @@ package enrol
 
 import (
 	"bytes"
-	"crypto/rand"
 	"encoding/pem"
 	"errors"
 	"io"
 	"io/fs"
 	"net/url"
 	"os"
+	"path/filepath"
+
+	"github.com/mslkeep/mslkeep/internal/atomicfile"
 )
 
 // A folder holds the public keys of enrolled identities: a file IDENTITY.pem for each, escaped as in a URL's path, with a
@@ -48,44 +50,13 @@ func encode(spki []byte) []byte {
 
 // add enrols an identity. A reader sees the whole file or none, also after a power cut.
 func (d folder) add(identity string, spki []byte, replace bool) error {
-	temporary := ".new-" + rand.Text() // ends otherwise than all keys
-	if err := d.write(temporary, encode(spki)); err != nil {
-		return err
-	}
-	err := d.place(temporary, identity, spki, replace)
-	_ = d.root.Remove(temporary) // gone if it was renamed
-	if err != nil {
-		return err
-	}
-	dir, err := d.root.Open(".")
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
-}
-
-// place gives a complete file its name.
-func (d folder) place(temporary, identity string, spki []byte, replace bool) error {
+	path, public := filepath.Join(d.root.Name(), fileOf(identity)), fs.FileMode(0o644)
 	if replace {
-		return d.root.Rename(temporary, fileOf(identity))
+		return atomicfile.Replace(path, encode(spki), public)
 	}
-	err := d.root.Link(temporary, fileOf(identity)) // never over another
+	err := atomicfile.Create(path, encode(spki), public) // never over another
 	if errors.Is(err, fs.ErrExist) {
 		_, err = d.check(identity, spki)
-	}
-	return err
-}
-
-func (d folder) write(name string, data []byte) (err error) {
-	f, err := d.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644) // public keys
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		_ = d.root.Remove(name)
 	}
 	return err
 }
