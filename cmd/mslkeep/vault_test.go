@@ -4,30 +4,17 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/mslkeep/mslkeep/softhsm-test/vaulttest"
 )
 
-// buildVault builds the provider for Vault beside the other binaries, once.
-var buildVault = sync.OnceValue(func() error {
-	cmd := exec.Command("go", "build", "-trimpath", "-o", binaries+"/", "../mslkeep-provider-vault")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return nil
-})
+var buildVault = buildOnce("mslkeep-provider-vault", "0")
 
 // newVault starts an empty Vault.
 func newVault(t *testing.T) *vaulttest.Server {
@@ -41,63 +28,22 @@ func newVault(t *testing.T) *vaulttest.Server {
 }
 
 // TestVaultDocument runs the commands with which docs/vault.md leads from an empty Vault to a running server, and the
-// rotations, as they stand there, but for the port.
+// rotations: what comes first, ten steps, and two rotations. In the end the record is wrapped anew.
 func TestVaultDocument(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("curl is not installed (apt-get install curl)")
 	}
 	v := newVault(t)
-	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "vault.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var script strings.Builder
-	blocks := shellBlock.FindAllStringSubmatch(string(text), -1)
-	for _, block := range blocks {
-		script.WriteString(block[1])
-	}
-	if n := len(blocks); n != 13 {
-		t.Errorf("%d blocks of commands, not what comes first, ten, and two rotations", n)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	l.Close()
-	commands := strings.NewReplacer(
-		"send --example >", "send --example | sed s/:8080/:"+port+"/ >",
-		"serve --example |", "serve --example | sed s/:8080/:"+port+"/ |",
-		// A person does not type the next command before a service says that it is there.
-		"--manage &\n", "--manage &\nuntil [ -S server/socket ]; do kill -0 $!; sleep 0.1; done\n",
-		"serve.toml &\n", "serve.toml > serving &\nuntil grep -q http serving; do kill -0 $!; sleep 0.1; done\n",
-	).Replace(script.String())
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash", "-eo", "pipefail", "-c", "trap 'kill $(jobs -p); wait' EXIT\n"+commands)
-	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "PATH="+binaries+":"+os.Getenv("PATH"), "VAULT_ADDR="+v.Address, "VAULT_CACERT="+v.CA, "VAULT_TOKEN="+v.Token)
-	cmd.WaitDelay = 10 * time.Second
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v:\n%s", err, out)
-	}
-	for _, want := range []string{"\nhello", "hello again", "and again", "1 sealed anew"} {
-		if !strings.Contains(string(out), want) {
-			t.Errorf("there is no %q", want)
-		}
-	}
+	script := onFreePort(t, strings.Join(blocksOf(t, "docs/vault.md", 13), ""), "8080")
+	script = whenReady(script, "--manage", "[ -S server/socket ]")
+	script = whenReady(script, "serve.toml", serves)
+	out := runScript(t, t.TempDir(), script, []string{"VAULT_ADDR=" + v.Address, "VAULT_CACERT=" + v.CA, "VAULT_TOKEN=" + v.Token},
+		"\nhello", "hello again", "and again", "1 sealed anew", `device-1 +vault:entities +2\n`)
 	for _, not := range []string{"the policy is too wide", "is spent", v.Token} {
-		if strings.Contains(string(out), not) {
+		if strings.Contains(out, not) {
 			t.Errorf("there is %q", not)
 		}
-	}
-	if !regexp.MustCompile(`device-1 +vault:entities +2\n`).Match(out) {
-		t.Error("the record was not wrapped anew")
-	}
-	if t.Failed() || testing.Verbose() {
-		t.Logf("%s", out)
 	}
 }
 
