@@ -65,34 +65,42 @@ func (p *Provider) queue(op, path, parameters string) *queue {
 	return q
 }
 
-// do has one item done. body is a JSON object.
-func (q *queue) do(ctx context.Context, body []byte) (outcome, error) {
-	if err := ctx.Err(); err != nil {
-		return outcome{}, failure(providers.Transient, q.op, err)
-	}
+// do has items done, each of which is a JSON object, and returns them in that order.
+func (q *queue) do(ctx context.Context, bodies [][]byte) []*item {
 	ctx, cancel := q.p.early(ctx)
 	defer cancel()
-	i := &item{ctx: ctx, body: body, done: make(chan struct{})}
-	q.add(i)
-	select {
-	case <-i.done:
-		return i.outcome, i.err
-	case <-ctx.Done():
-		return outcome{}, failure(providers.Transient, q.op, ctx.Err())
+	items := make([]*item, len(bodies))
+	for n, body := range bodies {
+		items[n] = &item{ctx: ctx, body: body, done: make(chan struct{})}
 	}
+	if ctx.Err() == nil {
+		q.add(items)
+	}
+	for n, i := range items {
+		select {
+		case <-i.done:
+		case <-ctx.Done():
+			items[n] = &item{err: failure(providers.Transient, q.op, ctx.Err())} // the other may be written to yet
+		}
+	}
+	return items
 }
 
-func (q *queue) add(i *item) {
+func (q *queue) add(items []*item) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.waiting = append(q.waiting, i)
-	q.size += len(i.body)
-	switch {
-	case q.flights == 0 && !q.armed || q.p.config.Window < 0:
+	q.waiting = append(q.waiting, items...)
+	for _, i := range items {
+		q.size += len(i.body)
+	}
+	for len(q.waiting) > 0 {
+		full := q.flights < maxFlights && (len(q.waiting) >= maxItems || q.size >= maxBody)
+		if !full && !(q.flights == 0 && !q.armed) && q.p.config.Window >= 0 {
+			break
+		}
 		q.launch()
-	case q.flights < maxFlights && (len(q.waiting) >= maxItems || q.size >= maxBody):
-		q.launch()
-	case !q.armed:
+	}
+	if len(q.waiting) > 0 && !q.armed {
 		q.armed = true
 		time.AfterFunc(time.Duration(q.p.config.Window), q.due)
 	}
@@ -160,11 +168,17 @@ func (q *queue) fly(items []*item) {
 
 // leaving calls cancel when all contexts have ended. The caller calls stop.
 func leaving(items []*item, cancel func()) (stop func()) {
-	var mu sync.Mutex
-	left := len(items)
-	stops := make([]func() bool, len(items))
+	var contexts []context.Context // those who come together have one
 	for n, i := range items {
-		stops[n] = context.AfterFunc(i.ctx, func() {
+		if n == 0 || i.ctx != items[n-1].ctx {
+			contexts = append(contexts, i.ctx)
+		}
+	}
+	var mu sync.Mutex
+	left := len(contexts)
+	stops := make([]func() bool, len(contexts))
+	for n, ctx := range contexts {
+		stops[n] = context.AfterFunc(ctx, func() {
 			mu.Lock()
 			defer mu.Unlock()
 			if left--; left == 0 {

@@ -49,6 +49,23 @@ type entry struct {
 	tried time.Time // when it was asked last, and did not answer
 }
 
+// take takes the turn, which is mostly free.
+func (e *entry) take(ctx context.Context, p *Provider) error {
+	select {
+	case e.turn <- struct{}{}:
+		return nil
+	default:
+	}
+	ctx, cancel := p.early(ctx)
+	defer cancel()
+	select {
+	case e.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // allowed reports whether a key may be asked for at all, and its name in Vault.
 func (p *Provider) allowed(name string) (string, bool) {
 	transit, ok := transitName(name)
@@ -76,14 +93,10 @@ func (p *Provider) info(ctx context.Context, name string, version uint32) (*info
 		p.infos[name] = e
 	}
 	p.mu.Unlock()
-	ctx, cancel := p.early(ctx)
-	defer cancel()
-	select {
-	case e.turn <- struct{}{}:
-		defer func() { <-e.turn }()
-	case <-ctx.Done():
-		return nil, failure(providers.Transient, op, ctx.Err())
+	if err := e.take(ctx, p); err != nil {
+		return nil, failure(providers.Transient, op, err)
 	}
+	defer func() { <-e.turn }()
 	if err := p.refresh(ctx, name, e, version, called); err != nil {
 		return nil, err
 	}

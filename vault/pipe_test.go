@@ -66,6 +66,11 @@ func (l *log) String() string {
 // connect starts the provider as a process.
 func connect(t testing.TB, settings map[string]any, l *log) *providers.Connection {
 	t.Helper()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the provider says: %s", l)
+		}
+	})
 	path, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -103,14 +108,14 @@ func settingsOf(c Config) map[string]any {
 func TestPipeConformance(t *testing.T) {
 	v := vaulttest.Start(t, vaulttest.Options{})
 	t.Run("Transit", func(t *testing.T) {
-		p := connect(t, settingsOf(configOf(t, v)), nil).Provider() // the parts of the suite use different names
+		p := connect(t, settingsOf(configOf(t, v)), new(log)).Provider() // the parts of the suite use different names
 		providertest.Run(t, func(*testing.T) providers.Provider { return p }, providertest.Options{TooLarge: maxData + 1})
 	})
 	t.Run("Wrapped", func(t *testing.T) {
 		v.Do("POST", "transit/keys/root", `{"type":"aes256-gcm96"}`, nil)
 		s := settingsOf(configOf(t, v))
 		s["wrapped"] = map[string]any{"folder": t.TempDir(), "key": "root"}
-		p := connect(t, s, nil).Provider()
+		p := connect(t, s, new(log)).Provider()
 		symmetric := []providers.KeyType{providers.AES128, providers.AES256, providers.HMACSHA256}
 		providertest.Run(t, func(*testing.T) providers.Provider { return p }, providertest.Options{Generates: symmetric, Imports: symmetric})
 	})
@@ -164,7 +169,7 @@ func TestNothingTold(t *testing.T) {
 func TestSlowThroughPipe(t *testing.T) {
 	w := newWorld(t, vaulttest.Options{}, "")
 	settings := settingsOf(w.config)
-	conn := connect(t, settings, nil)
+	conn := connect(t, settings, new(log))
 	p, c := conn.Provider(), w.seal(t)
 	pid := conn.PID()
 	k, err := p.Open(t.Context(), "entities", 0)

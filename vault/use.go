@@ -45,30 +45,38 @@ func (k *transitKey) begin(ctx context.Context, op string, size int) (*info, err
 	return i, nil
 }
 
-// do uses the key at an endpoint. opens is for what undoes what a peer has sealed: whatever Vault has against
+// do uses the key at an endpoint, once. opens is for what undoes what a peer has sealed: whatever Vault has against
 // it is then the peer's fault.
 func (k *transitKey) do(ctx context.Context, op string, opens bool, elements []string, parameters string, body []byte) (outcome, error) {
+	i := k.queue(op, elements, parameters).do(ctx, [][]byte{body})[0]
+	return i.outcome, k.judge(op, opens, i)
+}
+
+func (k *transitKey) queue(op string, elements []string, parameters string) *queue {
 	transit, _ := transitName(k.info.Name)
-	path := k.p.path(append([]string{elements[0], transit}, elements[1:]...)...)
-	out, err := k.p.queue(op, path, parameters).do(ctx, body)
-	if err != nil {
-		if errors.Is(err, providers.NoSuchKey) {
+	return k.p.queue(op, k.p.path(append([]string{elements[0], transit}, elements[1:]...)...), parameters)
+}
+
+// judge returns the error of an item, or nil.
+func (k *transitKey) judge(op string, opens bool, i *item) error {
+	if i.err != nil {
+		if errors.Is(i.err, providers.NoSuchKey) {
 			k.p.forget(k.info.Name)
 		}
-		return outcome{}, err
+		return i.err
 	}
-	if out.Error == "" {
-		return out, nil
+	if i.outcome.Error == "" {
+		return nil
 	}
-	what := recognised([]string{out.Error})
+	what := recognised([]string{i.outcome.Error})
 	switch refused := (&refusal{400, what, false}); {
 	case refused.code() == providers.NoSuchKey:
 		k.p.forget(k.info.Name)
-		return outcome{}, failure(providers.NoSuchKey, op, nil)
+		return failure(providers.NoSuchKey, op, nil)
 	case opens:
-		return outcome{}, failure(providers.VerificationFailed, op, nil) // no cause: all look the same
+		return failure(providers.VerificationFailed, op, nil) // no cause: all look the same
 	default:
-		return outcome{}, failure(refused.code(), op, refused)
+		return failure(refused.code(), op, refused)
 	}
 }
 
@@ -114,15 +122,27 @@ func (k *aeadKey) Encrypt(ctx context.Context, m providers.Mechanism, iv, plaint
 }
 
 func (k *aeadKey) encrypt(ctx context.Context, op string, i *info, version uint32, plaintext, aad []byte) ([]byte, error) {
-	if version < i.writes {
-		return nil, failure(providers.Denied, op, errors.New("this version may only decrypt (min_encryption_version)"))
+	body, err := encryption(op, i, version, plaintext, aad)
+	if err != nil {
+		return nil, err
 	}
-	body := withAAD(member("plaintext", plaintext), aad)
-	body = append(strconv.AppendUint(append(body, `,"key_version":`...), uint64(version), 10), '}')
 	out, err := k.do(ctx, op, false, []string{"encrypt"}, partialIsGood, body)
 	if err != nil {
 		return nil, err
 	}
+	return encrypted(op, version, &out)
+}
+
+// encryption is what a request has for one plaintext.
+func encryption(op string, i *info, version uint32, plaintext, aad []byte) ([]byte, error) {
+	if version < i.writes {
+		return nil, failure(providers.Denied, op, errors.New("this version may only decrypt (min_encryption_version)"))
+	}
+	body := withAAD(member("plaintext", plaintext), aad)
+	return append(strconv.AppendUint(append(body, `,"key_version":`...), uint64(version), 10), '}'), nil
+}
+
+func encrypted(op string, version uint32, out *outcome) ([]byte, error) {
 	if v, _, ok := parse(out.Ciphertext); !ok || v != version {
 		return nil, failure(providers.Device, op, errAnswer)
 	}
@@ -146,9 +166,22 @@ func (k *aeadKey) Decrypt(ctx context.Context, m providers.Mechanism, iv, cipher
 }
 
 func (k *aeadKey) decrypt(ctx context.Context, op string, i *info, ciphertext, aad []byte) ([]byte, error) {
+	body, size, err := k.decryption(ctx, op, i, ciphertext, aad)
+	if err != nil {
+		return nil, err
+	}
+	out, err := k.do(ctx, op, true, []string{"decrypt"}, partialIsGood, body)
+	if err != nil {
+		return nil, err
+	}
+	return decrypted(op, size, &out)
+}
+
+// decryption is what a request has for one ciphertext, and the size of its plaintext.
+func (k *aeadKey) decryption(ctx context.Context, op string, i *info, ciphertext, aad []byte) (body []byte, size int, err error) {
 	v, raw, ok := parse(string(ciphertext))
 	if !ok || len(raw) < overhead {
-		return nil, failure(providers.VerificationFailed, op, nil)
+		return nil, 0, failure(providers.VerificationFailed, op, nil)
 	}
 	if v > i.newest {
 		_, err := k.p.info(ctx, k.info.Name, v) // Vault may know it by now
@@ -156,18 +189,19 @@ func (k *aeadKey) decrypt(ctx context.Context, op string, i *info, ciphertext, a
 			err = failure(providers.VerificationFailed, op, nil)
 		}
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
 	if v < i.oldest {
-		return nil, failure(providers.NoSuchKey, op, nil)
+		return nil, 0, failure(providers.NoSuchKey, op, nil)
 	}
-	body := append(append([]byte(`{"ciphertext":"`), ciphertext...), '"') // of characters that are good in JSON
-	out, err := k.do(ctx, op, true, []string{"decrypt"}, partialIsGood, append(withAAD(body, aad), '}'))
-	if err != nil {
-		return nil, err
-	}
-	if len(out.Plaintext) != len(raw)-overhead {
+	body = make([]byte, 0, len(ciphertext)+2*len(aad)+64)
+	body = append(append(append(body, `{"ciphertext":"`...), ciphertext...), '"') // of characters that are good in JSON
+	return append(withAAD(body, aad), '}'), len(raw) - overhead, nil
+}
+
+func decrypted(op string, size int, out *outcome) ([]byte, error) {
+	if len(out.Plaintext) != size {
 		secret.Wipe(out.Plaintext)
 		return nil, failure(providers.Device, op, errAnswer)
 	}
