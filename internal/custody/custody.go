@@ -136,6 +136,7 @@ type Agent struct {
 	uses     sync.Map // keyID → *atomic.Uint64
 	lately   openings
 	records  *table[*recordKeys]
+	batches  batchSize // of operations with the key of records
 
 	sessions, entities, pendings, opened atomic.Int64 // open now, of all peers
 }
@@ -169,7 +170,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if l := cfg.Limits; min(l.Age, l.Idle, l.PairAge) < 0 || min(l.Sessions, l.Entities, l.Pending, l.Records, l.PairUses) < 0 {
 		return nil, errors.New("custody: a limit is negative")
 	}
-	a := &Agent{provider: cfg.Provider, cfg: cfg, limits: cfg.Limits.withDefaults(), now: cfg.Now, groups: groups}
+	a := &Agent{provider: cfg.Provider, cfg: cfg, limits: cfg.Limits.withDefaults(), now: cfg.Now, groups: groups, batches: batchSize{n: firstBatch}}
 	if a.now == nil {
 		a.now = time.Now
 	}

@@ -21,7 +21,36 @@ const (
 	// sealingPatience is how long that waits for a provider that is away or busy, so that a long work need not be begun
 	// again. It is less than a request may take.
 	sealingPatience = 15 * time.Second
+	// sealingTime is how long a batch is to take at most: much less than the time after which a provider is killed.
+	sealingTime = 200 * time.Millisecond
+	// firstBatch is how many operations the first batches have.
+	firstBatch = 8
 )
+
+// A batchSize is how many operations a batch has, which depends on how fast the provider is: some do a hundred thousand
+// in a second, some a hundred.
+type batchSize struct {
+	mu sync.Mutex
+	n  int
+}
+
+func (b *batchSize) now() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.n
+}
+
+// took learns how long a batch of a size took.
+func (b *batchSize) took(size int, d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case d > sealingTime:
+		b.n = min(b.n, max(size/2, 1))
+	case d < sealingTime/4 && size >= b.n: // not the rest at an end
+		b.n = min(2*size, providers.MaxBatch)
+	}
+}
 
 // newestWrappingKey opens the version of the wrapping key that is the newest now. What a provider remembers of its keys may be
 // older than a rotation by another process, but a version that it does not know it looks for.
@@ -72,14 +101,23 @@ func (a *Agent) sealUnder(ctx context.Context, key *storageKey, format byte, fou
 // doMany does operations in the provider, many at once.
 func (a *Agent) doMany(ctx context.Context, ops []providers.Operation) []providers.Result {
 	results := make([]providers.Result, len(ops))
+	var mu sync.Mutex
+	taken := 0
+	take := func() (from, to int) {
+		mu.Lock()
+		defer mu.Unlock()
+		from = taken
+		taken = min(taken+a.batches.now(), len(ops))
+		return from, taken
+	}
 	var wg sync.WaitGroup
-	turns := make(chan struct{}, sealingBatches)
-	for begin := 0; begin < len(ops); begin += providers.MaxBatch {
-		end := min(begin+providers.MaxBatch, len(ops))
-		turns <- struct{}{}
+	for range min(sealingBatches, len(ops)) {
 		wg.Go(func() {
-			defer func() { <-turns }()
-			a.doPatiently(ctx, ops[begin:end], results[begin:end])
+			for from, to := take(); from < to; from, to = take() {
+				began := time.Now()
+				a.doPatiently(ctx, ops[from:to], results[from:to])
+				a.batches.took(to-from, time.Since(began))
+			}
 		})
 	}
 	wg.Wait()

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/mslkeep/mslkeep/internal/wire"
 	"github.com/mslkeep/mslkeep/providers"
@@ -103,15 +105,68 @@ func TestRewrapAtOnce(t *testing.T) {
 				records[e.Identity] = e.Record
 			}
 		}
-		want := 2 * (total/providers.MaxBatch + 1)
+		most := 2 * (total/firstBatch + 1)
 		if rotations == 0 {
-			want = 1 // the one that cannot be opened
+			most = 1 // the one that cannot be opened
 		}
-		if len(keys.batches) != want {
-			t.Errorf("%d batches, not %d", len(keys.batches), want)
+		if n := len(keys.batches); n == 0 || n > most {
+			t.Errorf("%d batches, not up to %d", n, most)
 		}
 	}
 	if _, err := entityFrom(newPeer(t, a), "withdrawn", records["withdrawn"]); codeOf(err) != wire.VerificationFailed {
 		t.Errorf("under a version that is withdrawn: %v", err)
+	}
+}
+
+// A slowProvider is a device that does one operation after the other.
+type slowProvider struct {
+	*software.Provider
+	each    time.Duration
+	turn    chan struct{}
+	mu      sync.Mutex
+	longest time.Duration
+	batches int
+}
+
+func (p *slowProvider) Do(ctx context.Context, ops []providers.Operation, stop bool) []providers.Result {
+	began := time.Now()
+	for range ops {
+		p.turn <- struct{}{}
+		time.Sleep(p.each)
+		<-p.turn
+	}
+	p.mu.Lock()
+	p.longest = max(p.longest, time.Since(began))
+	p.batches++
+	p.mu.Unlock()
+	return providers.Do(ctx, struct{ providers.Provider }{p.Provider}, ops, stop)
+}
+
+// TestSealingSuitsTheDevice: a slow device gets so little at once that it answers each time long before it would be killed
+// for not answering, and a fast one gets much.
+func TestSealingSuitsTheDevice(t *testing.T) {
+	software := fixtureProvider(t)
+	if _, err := software.Generate(t.Context(), "records", providers.AES256); err != nil {
+		t.Fatal(err)
+	}
+	for _, each := range []time.Duration{10 * time.Millisecond, time.Millisecond, 10 * time.Microsecond} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &slowProvider{Provider: software, each: each, turn: make(chan struct{}, 1)}
+			a := newAgent(t, func(c *Config) { c.Provider, c.RecordKey = p, "records" })
+			found := make([]*candidate, 2000)
+			for n := range found {
+				found[n] = &candidate{identity: fmt.Sprint(n), keys: make([]byte, 64)}
+			}
+			if err := a.sealRecords(t.Context(), found); err != nil {
+				t.Fatal(err)
+			}
+			if p.longest > 1300*time.Millisecond {
+				t.Errorf("%v each: a batch took %v", each, p.longest)
+			}
+			if fast := len(found)/providers.MaxBatch + 3*sealingBatches; each < time.Millisecond && p.batches > fast {
+				t.Errorf("%v each: %d batches, not up to %d", each, p.batches, fast)
+			}
+			t.Logf("%v each: %d batches, the longest %v", each, p.batches, p.longest)
+		})
 	}
 }
