@@ -4,12 +4,21 @@
 package softhsmtest
 
 import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,13 +30,20 @@ import (
 )
 
 const (
-	benchOneByOne = 64  // entities that come one after the other
-	benchAtOnce   = 256 // that come with benchCallers at once
+	benchRecords  = 1_000_000 // unless MSLKEEP_BENCH_RECORDS says another number; 20,000 with -short
+	benchOneByOne = 64        // entities that come one after the other
+	benchAtOnce   = 256       // that come with benchCallers at once
+	benchBatch    = 128       // records of a request straight to Vault, as many as the provider's have at most
+	benchFlights  = 4         // of those at a time, as the provider makes them
 )
 
-// BenchmarkVaultSessions has entities with records begin sessions, in one run, with Vault in a process of its own on this
-// machine and token keys in SoftHSM. It reports
+// BenchmarkVaultSessions imports a million records whose wrapping key is in Vault, and has entities out of them begin
+// sessions, all in one run, with Vault in a process of its own on this machine and token keys in SoftHSM. It reports
 //
+//	imported/s        records that mslkeep entities import stores each second, through agent and provider
+//	import/straight   their ratio to what Vault encrypts when batches of the same size go straight to its API, before and after
+//	import-req/k      requests to Vault for a thousand records
+//	MB                the size of the database
 //	cold-ms           the first message of an entity whose record nobody has opened, until its answer
 //	warm-ms           the first message of another session of the same entity, whose record the agent has open
 //	cold/warm         their ratio: what unwrapping by Vault costs
@@ -37,12 +53,28 @@ const (
 //	warm-req/k        the same for new sessions of warm entities
 func BenchmarkVaultSessions(b *testing.B) {
 	needBackEnds(b)
+	total := benchTotal(b)
 	f, requests := newCountedDeployment(b)
+	identity := func(sender int) string { return entityName(sender * (total / (benchOneByOne + benchAtOnce + 1))) }
+	key := f.givesKeys(identity)
+	f.writeEntities(total, key)
+
+	straight := f.straight(total / 8)
+	before := requests.Load()
+	began := time.Now()
+	f.run("mslkeep", "entities", "import", "--config", f.path("server/full.toml"), f.path("entities.csv"))
+	took := time.Since(began)
+	b.ReportMetric(float64(total)/took.Seconds(), "imported/s")
+	b.ReportMetric(thousand(requests.Load()-before, total), "import-req/k")
+	b.ReportMetric((straight+f.straight(total/8)).Seconds()*4/took.Seconds(), "import/straight")
+	b.ReportMetric(f.databaseMB(), "MB")
+	f.agent = f.serveAs("server/full.toml")
+
 	all := f.system.newFleet()
-	client := func(i int) *msl.Client {
+	client := func(sender int) *msl.Client {
 		own := *all
 		config := *all.config
-		config.Entity = msl.PSK(fmt.Sprintf("device-%04d", i))
+		config.Entity = msl.PSK(identity(sender))
 		own.config = &config
 		return own.client(b)
 	}
@@ -53,20 +85,20 @@ func BenchmarkVaultSessions(b *testing.B) {
 		}
 		return time.Since(began)
 	}
-	timed(client(records - 1)) // server, agents and HSM are warm
+	timed(client(0)) // server, agents and HSM are warm
 	var cold, warm, message time.Duration
 	var coldRequests, warmRequests int64
 	for i := range benchOneByOne {
 		before := requests.Load()
-		cold += timed(client(i))
+		cold += timed(client(1 + i))
 		between := requests.Load()
-		again := client(i)
+		again := client(1 + i)
 		warm += timed(again)
 		message += timed(again)
 		coldRequests += between - before
 		warmRequests += requests.Load() - between
 	}
-	before := requests.Load()
+	before = requests.Load()
 	var next atomic.Int64
 	var callers sync.WaitGroup
 	for range benchCallers {
@@ -80,7 +112,6 @@ func BenchmarkVaultSessions(b *testing.B) {
 		})
 	}
 	callers.Wait()
-	thousand := func(requests int64, sessions int) float64 { return 1000 * float64(requests) / float64(sessions) }
 	b.ReportMetric(cold.Seconds()*1e3/benchOneByOne, "cold-ms")
 	b.ReportMetric(warm.Seconds()*1e3/benchOneByOne, "warm-ms")
 	b.ReportMetric(cold.Seconds()/warm.Seconds(), "cold/warm")
@@ -91,8 +122,129 @@ func BenchmarkVaultSessions(b *testing.B) {
 	b.ReportMetric(0, "ns/op") // means nothing here
 }
 
-// newCountedDeployment makes a server whose requests to Vault are counted, and gives a device the keys of all entities that
-// the benchmark needs.
+func thousand(requests int64, n int) float64 { return 1000 * float64(requests) / float64(n) }
+
+func entityName(i int) string { return fmt.Sprintf("entity-%07d", i) }
+
+func benchTotal(b *testing.B) int {
+	b.Helper()
+	text := os.Getenv("MSLKEEP_BENCH_RECORDS")
+	switch {
+	case text != "":
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1000 {
+			b.Fatalf("MSLKEEP_BENCH_RECORDS is %q, not a number of at least 1000", text)
+		}
+		return n
+	case testing.Short():
+		return 20_000
+	}
+	return benchRecords
+}
+
+// givesKeys gives the senders' agent the key that all of them have, and returns it.
+func (f *deployment) givesKeys(identity func(sender int) string) (key string) {
+	f.t.Helper()
+	path := tool(f.t, "mslkeep-agent")
+	device, err := agent.Start(f.t.Context(), agent.Config{Path: path, SHA256: sum(f.t, path), Args: []string{"--config", f.path("device/agent.toml"), "--manage"}})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer device.Close()
+	raw := make([]byte, 48)
+	rand.Read(raw)
+	key = hex.EncodeToString(raw)
+	write(f.t, f.path("psk"), key)
+	for i := range benchOneByOne + benchAtOnce + 1 {
+		if _, err := device.ImportKey(f.t.Context(), "psk/"+identity(i), "keyset", f.path("psk"), "hex"); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	return key
+}
+
+// writeEntities makes the file to import: those that send have the same key, all others one of their own.
+func (f *deployment) writeEntities(total int, key string) {
+	f.t.Helper()
+	var text bytes.Buffer
+	raw := make([]byte, 48)
+	for i := range total {
+		own := key
+		if i%(total/(benchOneByOne+benchAtOnce+1)) != 0 {
+			rand.Read(raw)
+			own = hex.EncodeToString(raw)
+		}
+		fmt.Fprintf(&text, "%s,%s\n", entityName(i), own)
+	}
+	write(f.t, f.path("entities.csv"), text.String())
+}
+
+// straight has Vault encrypt as many plaintexts of a record's size, with associated data of the size, and returns how long that
+// takes. The requests are made beforehand, and answers are not looked at but for their status.
+func (f *deployment) straight(records int) time.Duration {
+	f.t.Helper()
+	plain, aad := make([]byte, 67), make([]byte, 57)
+	bodies := make([]string, records/benchBatch)
+	for n := range bodies {
+		items := make([]string, benchBatch)
+		for i := range items {
+			rand.Read(plain)
+			rand.Read(aad)
+			items[i] = fmt.Sprintf(`{"plaintext":%q,"associated_data":%q,"key_version":1}`, base64.StdEncoding.EncodeToString(plain), base64.StdEncoding.EncodeToString(aad))
+		}
+		bodies[n] = `{"batch_input":[` + strings.Join(items, ",") + `]}`
+	}
+	began := time.Now()
+	var next atomic.Int64
+	var flights sync.WaitGroup
+	for range benchFlights {
+		flights.Go(func() {
+			for n := next.Add(1); int(n) <= len(bodies); n = next.Add(1) {
+				if err := f.encrypt(bodies[n-1]); err != nil {
+					f.t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	flights.Wait()
+	return time.Since(began)
+}
+
+func (f *deployment) encrypt(body string) error {
+	r, err := http.NewRequestWithContext(f.t.Context(), http.MethodPost, f.front+"/v1/transit/encrypt/entities", strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("X-Vault-Token", f.vault.Token)
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if _, err = io.Copy(io.Discard, response.Body); err == nil && response.StatusCode != http.StatusOK {
+		err = errors.New(response.Status)
+	}
+	return err
+}
+
+func (f *deployment) databaseMB() (mb float64) {
+	f.t.Helper()
+	files, err := filepath.Glob(f.path("server/entities.db*"))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, name := range files {
+		info, err := os.Stat(name)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		mb += float64(info.Size()) / 1e6
+	}
+	return mb
+}
+
+// newCountedDeployment makes a server whose requests to Vault are counted.
 func newCountedDeployment(b *testing.B) (*deployment, *atomic.Int64) {
 	b.Helper()
 	f := &deployment{vault: vaulttest.Start(b, vaulttest.Options{})}
@@ -111,21 +263,6 @@ func newCountedDeployment(b *testing.B) (*deployment, *atomic.Int64) {
 	f.system = newSystem(b, 10*time.Second, "")
 	f.makeHSMKeys()
 	f.openVault()
-	path := tool(b, "mslkeep-agent")
-	device, err := agent.Start(b.Context(), agent.Config{Path: path, SHA256: sum(b, path), Args: []string{"--config", f.path("device/agent.toml"), "--manage"}})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer device.Close()
-	f.importRecords(func(i int, key []byte) {
-		if i > benchOneByOne+benchAtOnce && i != records-1 {
-			return
-		}
-		write(b, f.path("psk"), hex.EncodeToString(key))
-		if _, err := device.ImportKey(b.Context(), fmt.Sprintf("psk/device-%04d", i), "keyset", f.path("psk"), "hex"); err != nil {
-			b.Fatal(err)
-		}
-	})
-	f.agent = f.serveAs("server/full.toml")
+	f.importRecords(func(int, []byte) {})
 	return f, requests
 }
