@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/mslkeep/mslkeep/internal/aeskey"
 	"github.com/mslkeep/mslkeep/internal/aeskw"
 	"github.com/mslkeep/mslkeep/internal/secret"
 	"github.com/mslkeep/mslkeep/providers"
@@ -131,7 +132,7 @@ func (k *cipherKey) Encrypt(ctx context.Context, m providers.Mechanism, iv, plai
 	if len(plaintext) > maxData {
 		return nil, failure(providers.Malformed, op, errSize)
 	}
-	padded, iv := pad(plaintext), bytes.Clone(iv)
+	padded, iv := aeskey.Pad(plaintext), bytes.Clone(iv)
 	return used(ctx, k.object, op, func(c *chip) ([]byte, error) { return c.crypt(k.stored, false, tpm2.TPMAlgCBC, iv, padded) })
 }
 
@@ -153,7 +154,7 @@ func (k *cipherKey) Decrypt(ctx context.Context, m providers.Mechanism, iv, ciph
 		if err != nil {
 			return nil, err
 		}
-		return unpad(plain)
+		return aeskey.Unpad(plain)
 	})
 }
 
@@ -183,25 +184,6 @@ func (c *chip) crypt(k *stored, decrypt bool, mode tpm2.TPMAlgID, iv, in []byte)
 		in = in[len(part):]
 	}
 	return out, nil
-}
-
-func pad(plain []byte) []byte {
-	n := aes.BlockSize - len(plain)%aes.BlockSize
-	return append(append(make([]byte, 0, len(plain)+n), plain...), bytes.Repeat([]byte{byte(n)}, n)...)
-}
-
-// unpad removes the padding. It looks at all of it, however it is.
-func unpad(b []byte) ([]byte, error) {
-	n := int(b[len(b)-1])
-	good := subtle.ConstantTimeLessOrEq(1, n) & subtle.ConstantTimeLessOrEq(n, aes.BlockSize)
-	for i := range aes.BlockSize {
-		inside := subtle.ConstantTimeLessOrEq(i+1, n)
-		good &= subtle.ConstantTimeSelect(inside, subtle.ConstantTimeByteEq(b[len(b)-1-i], byte(n)), 1)
-	}
-	if good != 1 {
-		return nil, peerError{}
-	}
-	return b[:len(b)-n], nil
 }
 
 // A wrapKey wraps keys in the chip, a block and command at a time: 12 commands for a key of 16 bytes.

@@ -32,6 +32,7 @@ var imports = map[string][]string{
 	"internal/secret":     {},
 	"internal/secretfile": {"internal/secret"},
 	"internal/aeskw":      {},
+	"internal/aeskey":     {"internal/aeskw", "providers"},
 	"internal/memscan":    {},
 	"internal/atomicfile": {},
 	"internal/deps":       {},
@@ -45,11 +46,11 @@ var imports = map[string][]string{
 	"internal/custody":      {"internal/wire", "internal/mslenc", "internal/lzw", "internal/jose", "internal/secret", "internal/aeskw", "providers"},
 	"providers":             {"internal/secret", "plugin", "providers/internal/pb"},
 	"providers/internal/pb": {},
-	"providers/software":    {"providers", "internal/atomicfile", "internal/secret", "internal/secretfile", "internal/aeskw"},
+	"providers/software":    {"providers", "internal/atomicfile", "internal/secret", "internal/secretfile", "internal/aeskey"},
 
 	"pkcs11": {"providers", "internal/secret", "internal/secretfile"},
-	"vault":  {"providers", "internal/atomicfile", "internal/secret", "internal/secretfile", "internal/aeskw"},
-	"tpm":    {"providers", "internal/atomicfile", "internal/secret", "internal/secretfile", "internal/aeskw"},
+	"vault":  {"providers", "internal/atomicfile", "internal/secret", "internal/secretfile", "internal/aeskey"},
+	"tpm":    {"providers", "internal/atomicfile", "internal/secret", "internal/secretfile", "internal/aeskey", "internal/aeskw"},
 
 	"tpm/enrol": {"internal/atomicfile"}, // holds no key on either side: what needs a TPM is the caller's
 
@@ -83,7 +84,7 @@ var never = []struct {
 	{
 		from: []string{"msl", "msl/websocket", "agent", "cmd/mslkeep"},
 		to: []string{
-			module + "internal/custody", module + "internal/jose", module + "internal/secret", module + "internal/secretfile", module + "internal/aeskw",
+			module + "internal/custody", module + "internal/jose", module + "internal/secret", module + "internal/secretfile", module + "internal/aeskw", module + "internal/aeskey",
 			module + "providers", module + "providers/internal/pb", module + "providers/software", module + "pkcs11", module + "tpm", module + "tpm/enrol", module + "vault", module + "internal/memscan",
 			"filippo.io/bigmod", // Diffie-Hellman's secret exponents
 			"github.com/miekg/pkcs11", "github.com/google/go-tpm/tpm2", "github.com/hashicorp/vault/api",
