@@ -56,6 +56,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	p11 "github.com/miekg/pkcs11"
@@ -107,6 +108,8 @@ type Provider struct {
 	module *module
 
 	jobs chan *job
+	lane chan struct{} // has one element while batches go one after the other
+	pace atomic.Int64  // how long an operation takes, in nanoseconds; 0: not known
 	quit chan struct{}
 	done sync.WaitGroup // workers
 
@@ -159,7 +162,7 @@ func Open(ctx context.Context, c Config) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{config: c, token: token, named: named, module: m, jobs: make(chan *job), quit: make(chan struct{})}
+	p := &Provider{config: c, token: token, named: named, module: m, jobs: make(chan *job), lane: make(chan struct{}, 1), quit: make(chan struct{})}
 	if err := p.renew(nil, true); err != nil {
 		p.stop()
 		return nil, err
@@ -226,7 +229,7 @@ func (p *Provider) Close() error {
 func (p *Provider) stop() {
 	p.life.Lock()
 	defer p.life.Unlock()
-	p.link, p.refuse = nil, failure(providers.Transient, "using a PKCS #11 token", errClosed)
+	p.link, p.refuse = nil, failure(providers.Transient, opToken, errClosed)
 	p.module.call("C_Finalize", (*p11.Ctx).Finalize) // nothing can be done about an error
 }
 

@@ -26,7 +26,8 @@ type job struct {
 	key  *object // whose handle is looked up again when it is of no use; may be nil
 	use  use
 	run  func(*session) error
-	done chan error // room for one
+	then func(*session) // more to do with that session, if run has not failed; may be nil
+	done chan error     // room for one
 }
 
 // do runs f with a session. When ctx ends first it returns, and what f still does is for nothing: so f
@@ -38,24 +39,35 @@ func do[T any](ctx context.Context, p *Provider, op string, u use, key *object, 
 		*result, err = f(s)
 		return err
 	}}
+	if s, ok := ctx.Value(lent{}).(*session); ok {
+		if err := s.attempt(j); err != nil {
+			return none, coded(op, err, u)
+		}
+		return *result, nil
+	}
+	if err := p.wait(ctx, j); err != nil {
+		return none, coded(op, err, u)
+	}
+	return *result, nil
+}
+
+// wait has a worker do a job, and returns when that is done or when ctx ends.
+func (p *Provider) wait(ctx context.Context, j *job) error {
 	if err := ctx.Err(); err != nil {
-		return none, failure(providers.Transient, op, err)
+		return err
 	}
 	select {
 	case p.jobs <- j:
 	case <-ctx.Done():
-		return none, failure(providers.Transient, op, ctx.Err())
+		return ctx.Err()
 	case <-p.quit:
-		return none, failure(providers.Transient, op, errClosed)
+		return failure(providers.Transient, opToken, errClosed)
 	}
 	select {
 	case err := <-j.done:
-		if err != nil {
-			return none, coded(op, err, u)
-		}
-		return *result, nil
+		return err
 	case <-ctx.Done():
-		return none, failure(providers.Transient, op, ctx.Err())
+		return ctx.Err()
 	}
 }
 
@@ -73,6 +85,9 @@ func (p *Provider) work() {
 			err := s.attempt(j)
 			if s.link == nil && classify(err, j.use) == classCapacity && p.leave(j) {
 				continue
+			}
+			if err == nil && j.then != nil {
+				j.then(s)
 			}
 			j.done <- err
 		}

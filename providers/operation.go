@@ -58,6 +58,18 @@ type Batcher interface {
 	Do(ctx context.Context, ops []Operation, stop bool) []Result
 }
 
+// A Batch is what one caller wants done, as [Batcher] says.
+type Batch struct {
+	Ops  []Operation
+	Stop bool
+}
+
+// A ManyBatcher is a [Batcher] that does better when it has the batches of several callers together. It returns
+// the results of each, and whatever becomes of one has no effect on the others.
+type ManyBatcher interface {
+	DoMany(ctx context.Context, batches []Batch) [][]Result
+}
+
 // A MechanismLister is a key that knows which mechanisms it can be used with. For one that is not, see
 // [MechanismsOf].
 type MechanismLister interface {

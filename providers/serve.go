@@ -27,6 +27,8 @@ import (
 const (
 	maxSettings = 1 << 20 // bytes of a provider's configuration
 	maxCalls    = 256     // at once
+	// streamWorkers is how many of them are served by goroutines that live on, with stacks that have grown.
+	streamWorkers = 4
 	// gcPercent is for a heap as small as a provider's, which would be collected all the time.
 	gcPercent = 400
 )
@@ -92,7 +94,7 @@ func Serve(p Provider) error {
 	defer s.ending.Store(true)
 	debug.SetGCPercent(gcPercent)
 	child, err := plugin.ServeGRPC(Protocol, func(g *grpc.Server) { pb.RegisterProviderServer(g, s) },
-		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxCalls),
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxCalls), grpc.NumStreamWorkers(streamWorkers),
 		grpc.ChainUnaryInterceptor(guard))
 	if err != nil {
 		return err
@@ -181,18 +183,30 @@ func (s *server) PublicKey(ctx context.Context, r *pb.PublicKeyRequest) (*pb.Pub
 }
 
 func (s *server) Do(ctx context.Context, r *pb.DoRequest) (*pb.DoReply, error) {
+	b, err := fromBatch(r)
+	if err != nil {
+		return nil, err
+	}
+	return toReply(Do(ctx, s.p, b.Ops, b.Stop)), nil
+}
+
+func fromBatch(r *pb.DoRequest) (Batch, error) {
 	if len(r.GetSteps()) > MaxBatch {
-		return nil, status.Error(codes.InvalidArgument, "too many operations")
+		return Batch{}, status.Error(codes.InvalidArgument, "too many operations")
 	}
-	ops := make([]Operation, len(r.GetSteps()))
+	b := Batch{Ops: make([]Operation, len(r.GetSteps())), Stop: r.GetStop()}
 	for i, step := range r.GetSteps() {
-		ops[i] = fromStep(step)
+		b.Ops[i] = fromStep(step)
 	}
-	out := new(pb.DoReply)
-	for _, result := range Do(ctx, s.p, ops, r.GetStop()) {
-		out.Results = append(out.Results, &pb.StepResult{Output: result.Output, Failure: toFailure(result.Err)})
+	return b, nil
+}
+
+func toReply(results []Result) *pb.DoReply {
+	out := &pb.DoReply{Results: make([]*pb.StepResult, len(results))}
+	for i, r := range results {
+		out.Results[i] = &pb.StepResult{Output: r.Output, Failure: toFailure(r.Err)}
 	}
-	return out, nil
+	return out
 }
 
 // DoMany does batches at once, as the calls would that they came in.
@@ -200,19 +214,29 @@ func (s *server) DoMany(ctx context.Context, r *pb.DoManyRequest) (*pb.DoManyRep
 	if len(r.GetBatches()) > MaxBatch {
 		return nil, status.Error(codes.InvalidArgument, "too many batches")
 	}
-	out := &pb.DoManyReply{Batches: make([]*pb.DoReply, len(r.GetBatches()))}
-	var all sync.WaitGroup
+	batches := make([]Batch, len(r.GetBatches()))
 	for i, batch := range r.GetBatches() {
+		var err error
+		if batches[i], err = fromBatch(batch); err != nil {
+			return nil, err
+		}
+	}
+	out := &pb.DoManyReply{Batches: make([]*pb.DoReply, len(batches))}
+	if many, ok := s.p.(ManyBatcher); ok {
+		for i, results := range many.DoMany(ctx, batches) {
+			out.Batches[i] = toReply(results)
+		}
+		return out, nil
+	}
+	var all sync.WaitGroup
+	for i, batch := range batches {
 		all.Go(func() {
 			defer func() {
 				if recover() != nil { // whose value might be secret
-					out.Batches[i] = allFailed(batch)
+					out.Batches[i] = allFailed(r.Batches[i])
 				}
 			}()
-			var err error
-			if out.Batches[i], err = s.Do(ctx, batch); err != nil {
-				out.Batches[i] = allFailed(batch)
-			}
+			out.Batches[i] = toReply(Do(ctx, s.p, batch.Ops, batch.Stop))
 		})
 	}
 	all.Wait()

@@ -6,26 +6,32 @@ package providers
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/mslkeep/mslkeep/providers/internal/pb"
 )
 
-// A call through the pipe costs more than what a token needs in the device. So when some calls are under way, what
-// comes in the meantime waits for one of them to return, and then goes together in one call.
+// A call through the pipe costs more than what a token needs in the device. So while a call is under way, what comes
+// in the meantime waits for it to return, or until there is enough for another, and then goes together.
 const (
-	callsAtOnce   = 4        // before anything waits
-	batchesAtOnce = 16       // in one call
-	quickSteps    = 4        // of a batch that may go with others
-	quickBytes    = 64 << 10 // of its input
+	callsAtOnce   = 2
+	worthCall     = 16                   // batches that need not wait for a call to return
+	batchesAtOnce = 32                   // in one call
+	longCall      = 2 * time.Millisecond // then nothing waits for it: the device is not quick
+	longAtOnce    = 8                    // calls under way, even so
+	quickSteps    = 4                    // of a batch that may go with others
+	quickBytes    = 64 << 10             // of its input
 )
 
 // A queue holds the batches that wait to go together.
 type queue struct {
 	mu      sync.Mutex
 	running int // calls that serve the queue
+	long    int // those of them that take long
 	waiting []*waiter
 }
 
@@ -44,20 +50,14 @@ func (s *shard) do(ctx context.Context, req *pb.DoRequest) (*pb.DoReply, error) 
 	if !s.c.many || !isQuick(req) {
 		return s.doAlone(ctx, req)
 	}
+	w := &waiter{ctx: ctx, req: req, done: make(chan struct{})}
 	q := &s.queue
 	q.mu.Lock()
-	if q.running < callsAtOnce {
-		q.running++
-		q.mu.Unlock()
-		defer func() {
-			if next := q.take(); next != nil {
-				go s.serve(next)
-			}
-		}()
-		return s.doAlone(ctx, req)
-	}
-	w := &waiter{ctx: ctx, req: req, done: make(chan struct{})}
 	q.waiting = append(q.waiting, w)
+	if q.wantsCall() {
+		q.running++
+		go s.serve()
+	}
 	q.mu.Unlock()
 	s.inFlight.Add(1)
 	defer s.inFlight.Add(-1)
@@ -82,10 +82,20 @@ func isQuick(req *pb.DoRequest) bool {
 	return len(req.Steps) <= quickSteps && size <= quickBytes
 }
 
+// wantsCall tells whether what waits should have one more call.
+func (q *queue) wantsCall() bool {
+	n := q.running - q.long
+	return q.running < longAtOnce && (n == 0 || n < callsAtOnce && len(q.waiting) >= worthCall)
+}
+
 // take returns what goes in the next call, or nil: then the queue has one call less that serves it.
 func (q *queue) take() (next []*waiter) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.running--
+	if !q.wantsCall() {
+		return nil
+	}
 	n := 0
 	for _, w := range q.waiting {
 		if len(next) == batchesAtOnce {
@@ -98,23 +108,55 @@ func (q *queue) take() (next []*waiter) {
 	if q.waiting = q.waiting[n:]; len(q.waiting) == 0 {
 		q.waiting = nil
 	}
-	if next == nil {
-		q.running--
+	if next != nil {
+		q.running++
 	}
 	return next
 }
 
-// serve makes calls until nothing waits.
-func (s *shard) serve(next []*waiter) {
-	for ; next != nil; next = s.queue.take() {
-		ctx := context.WithoutCancel(next[0].ctx) // who gives up must not take the others along
-		if len(next) == 1 {
+// serve makes calls until nothing waits, or another call will do. Before each it lets those run who may have more.
+func (s *shard) serve() {
+	for {
+		runtime.Gosched()
+		next := s.queue.take()
+		if next == nil {
+			return
+		}
+		returned := s.watch()
+		if ctx := next[0].ctx; len(next) == 1 {
 			next[0].reply, next[0].err = s.doAlone(ctx, next[0].req)
 		} else {
-			s.doMany(ctx, next)
+			s.doMany(context.WithoutCancel(ctx), next) // who gives up must not take the others along
 		}
+		returned()
 		for _, w := range next {
 			close(w.done)
+		}
+	}
+}
+
+// watch has nothing wait for a call that takes long.
+func (s *shard) watch() (returned func()) {
+	q, over, isLong := &s.queue, false, false
+	timer := time.AfterFunc(longCall, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if over {
+			return
+		}
+		isLong = true
+		q.long++
+		if len(q.waiting) > 0 && q.wantsCall() {
+			q.running++
+			go s.serve()
+		}
+	})
+	return func() {
+		timer.Stop()
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if over = true; isLong {
+			q.long--
 		}
 	}
 }

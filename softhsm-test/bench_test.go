@@ -27,8 +27,8 @@ import (
 )
 
 const (
-	benchSessions = 8  // with the token, of each process
-	benchCallers  = 64 // at once
+	benchSessions = 8   // with the token, of each process
+	benchCallers  = 256 // at once, as the connections of a busy server
 	benchSlice    = 250 * time.Millisecond
 )
 

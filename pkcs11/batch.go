@@ -1,0 +1,147 @@
+// Copyright 2026 The mslkeep authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package pkcs11
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/mslkeep/mslkeep/providers"
+)
+
+const (
+	opToken = "using a PKCS #11 token"
+	// quickPace is how long an operation of a token takes at most that gains nothing from several sessions at once:
+	// one in software, whose threads wait for each other. A device that is asked over a bus or a network takes longer.
+	quickPace = 100 * time.Microsecond
+)
+
+// A lent session is in the context of what its worker does with it, several operations one after the other.
+type lent struct{}
+
+// Do does a batch with one session.
+func (p *Provider) Do(ctx context.Context, ops []providers.Operation, stop bool) []providers.Result {
+	return p.DoMany(ctx, []providers.Batch{{Ops: ops, Stop: stop}})[0]
+}
+
+// DoMany does batches: with one session if the token is quick, and else at once.
+func (p *Provider) DoMany(ctx context.Context, batches []providers.Batch) [][]providers.Result {
+	quick := areQuick(batches)
+	if quick && time.Duration(p.pace.Load()) < quickPace {
+		return p.inLane(ctx, batches)
+	}
+	results := make([][]providers.Result, len(batches))
+	var all sync.WaitGroup
+	for i := range batches {
+		all.Go(func() { results[i] = p.inTurn(ctx, batches[i:i+1], quick)[0] })
+	}
+	all.Wait()
+	return results
+}
+
+// areQuick tells whether all is done with AES and HMAC keys.
+func areQuick(batches []providers.Batch) bool {
+	for _, b := range batches {
+		for i := range b.Ops {
+			switch b.Ops[i].Op {
+			case providers.OpEncrypt, providers.OpDecrypt, providers.OpMAC, providers.OpVerifyMAC:
+			default:
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// inLane does batches when those before are done.
+func (p *Provider) inLane(ctx context.Context, batches []providers.Batch) [][]providers.Result {
+	select {
+	case p.lane <- struct{}{}:
+		defer func() { <-p.lane }()
+		return p.inTurn(ctx, batches, true)
+	case <-ctx.Done():
+		return failed(batches, ctx.Err())
+	}
+}
+
+// inTurn does batches with one session.
+func (p *Provider) inTurn(ctx context.Context, batches []providers.Batch, measured bool) [][]providers.Result {
+	keys := p.openAll(ctx, batches)
+	var results [][]providers.Result
+	err := p.wait(ctx, &job{ctx: ctx, done: make(chan error, 1), run: func(*session) error { return nil }, then: func(s *session) {
+		ctx, began, n := context.WithValue(ctx, lent{}, s), time.Now(), 0
+		for _, b := range batches {
+			r := providers.Do(ctx, keys, b.Ops, b.Stop)
+			results = append(results, r)
+			n += len(r)
+		}
+		if measured && n > 0 {
+			p.pace.Store((7*p.pace.Load() + int64(time.Since(began))/int64(n)) / 8)
+		}
+	}})
+	if err != nil { // then results may be in use yet
+		return failed(batches, err)
+	}
+	return results
+}
+
+// An opening is what came of opening a key.
+type opening struct {
+	key providers.Key
+	err error
+}
+
+// A keyring has opened its keys already: who has a session must not wait for others to look for one.
+type keyring struct {
+	*single
+	opened map[string]map[uint32]opening // by name and version
+}
+
+// single hides that a Provider does batches.
+type single struct {
+	providers.Provider
+	providers.Randomer
+}
+
+// openAll opens the keys of batches.
+func (p *Provider) openAll(ctx context.Context, batches []providers.Batch) keyring {
+	r := keyring{&single{p, p}, make(map[string]map[uint32]opening)}
+	for _, b := range batches {
+		for i := range b.Ops {
+			o := &b.Ops[i]
+			versions := r.opened[o.Key]
+			if _, done := versions[o.Version]; done || o.Op == providers.OpRandom {
+				continue
+			}
+			if versions == nil {
+				versions = make(map[uint32]opening)
+				r.opened[o.Key] = versions
+			}
+			k, err := p.Open(ctx, o.Key, o.Version)
+			versions[o.Version] = opening{k, err}
+		}
+	}
+	return r
+}
+
+// Open returns a key that was opened.
+func (r keyring) Open(_ context.Context, name string, version uint32) (providers.Key, error) {
+	o := r.opened[name][version]
+	return o.key, o.err
+}
+
+// failed is the result of batches that may not have been begun.
+func failed(batches []providers.Batch, err error) [][]providers.Result {
+	err = coded(opToken, err, useOther)
+	results := make([][]providers.Result, len(batches))
+	for i, b := range batches {
+		results[i] = slices.Repeat([]providers.Result{{Err: err}}, len(b.Ops))
+		if b.Stop {
+			results[i] = results[i][:min(1, len(b.Ops))]
+		}
+	}
+	return results
+}
