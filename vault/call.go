@@ -59,9 +59,14 @@ func (r *refusal) Error() string {
 	return fmt.Sprintf("Vault answered %d (%s)", r.status, r.what)
 }
 
+const (
+	invalidSecretID    = "invalid role or secret ID"
+	oldInvalidSecretID = "invalid secret id" // before Vault 1.16
+)
+
 // phrases are what is recognised in Vault's errors.
 var phrases = []string{"Vault is sealed", invalidToken, "permission denied", "key not found", "no existing key", "too old",
-	"not initialized", "no handler for route", "rate limit quota exceeded", "invalid secret id", "invalid role ID",
+	"not initialized", "no handler for route", "rate limit quota exceeded", invalidSecretID, oldInvalidSecretID, "invalid role ID",
 	"wrapping token is not valid or does not exist", "unsupported path", "deletion is not allowed"}
 
 func recognised(texts []string) string {

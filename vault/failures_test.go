@@ -272,6 +272,13 @@ func TestLoginRefused(t *testing.T) {
 		}
 		return err != nil
 	})
+	before := w.proxy.count("approle/login")
+	for end := time.Now().Add(time.Second); time.Now().Before(end); { // as many as come want it, which must not lock the role
+		wantCode(t, "without a token", w.decrypts(t, c), providers.Transient)
+	}
+	if n := w.proxy.count("approle/login") - before; n > 1 {
+		t.Errorf("a secret id that was refused was tried %d times", n)
+	}
 	var out struct {
 		Data struct {
 			ID string `json:"secret_id"`

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"time"
 
@@ -23,6 +24,9 @@ const (
 	invalidToken    = "invalid token"
 	longestLogin    = 10 * time.Second // between attempts
 	lookAtFiles     = 5 * time.Second
+	// afterRefusal is for how long a secret id that was refused is not tried again unless its file has changed. Five that are
+	// wrong within a quarter of an hour make Vault lock the role for as long, for every machine that has it.
+	afterRefusal = 16 * time.Minute
 )
 
 var errJustReplaced = errors.New("the token is new")
@@ -44,6 +48,8 @@ type session struct {
 	first  time.Duration
 	err    error         // of the last attempt
 	failed time.Time     // when that was
+	barred time.Duration // for how long since then nobody logs in with what was refused
+	with   stamp         // of the file that has what was refused
 	wake   chan struct{} // a new grant is there
 }
 
@@ -60,7 +66,7 @@ func (s *session) start(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	if r, ok := errors.AsType[*refusal](err); ok && (r.status == 400 || r.status == 403) {
+	if r, ok := errors.AsType[*refusal](err); ok && (r.status == http.StatusBadRequest || r.status == http.StatusForbidden) {
 		return failure(providers.Locked, op, providers.Because(providers.CauseSecretRefused, err))
 	}
 	if r, ok := errors.AsType[*refusal](err); ok {
@@ -146,9 +152,49 @@ func (s *session) renewed(ctx context.Context, old string, renew bool, young tim
 		}
 		// Its end is near, whatever is renewed, or it is no good. What is left of it must do if logging in fails.
 	}
+	with := s.credential()
+	if err := s.bar(with); err != nil {
+		return err
+	}
 	g, err := s.login(ctx)
 	s.keepGrant(g, err, false)
+	s.judge(err, with)
 	return err
+}
+
+// bar returns the error of the last login if it is not to be tried again yet.
+func (s *session) bar(with stamp) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.barred > 0 && time.Since(s.failed) < s.barred && with.same(s.with) {
+		return s.err
+	}
+	return nil
+}
+
+// judge sees to it that what Vault refuses is not tried again and again by all who want something of it.
+func (s *session) judge(err error, with stamp) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, refused := errors.AsType[*refusal](err)
+	switch s.with = with; {
+	case refused && (r.what == invalidSecretID || r.what == oldInvalidSecretID):
+		s.barred = afterRefusal
+	case refused && (r.status == http.StatusBadRequest || r.status == http.StatusForbidden), errors.Is(err, errStolen):
+		s.barred = min(max(2*s.barred, firstPause), longestLogin)
+	default:
+		s.barred = 0
+	}
+}
+
+// credential tells whether the file with what proves who we are is another than before.
+func (s *session) credential() stamp {
+	for _, source := range []string{s.auth.SecretID, s.auth.JWT, s.auth.Token, s.auth.Key} {
+		if path, err := secretfile.Path(source); err == nil {
+			return stampOf(path)
+		}
+	}
+	return stamp{}
 }
 
 // keepGrant stores what has come of an attempt.
@@ -185,7 +231,7 @@ func (s *session) keep(ctx context.Context) {
 	pause := firstPause
 	files := time.NewTicker(lookAtFiles)
 	defer files.Stop()
-	token := s.fileStamp()
+	file := s.credential()
 	for {
 		timer := time.NewTimer(s.rest(pause))
 		select {
@@ -201,8 +247,8 @@ func (s *session) keep(ctx context.Context) {
 			if s.client.files.changed() {
 				s.client.transport.CloseIdleConnections()
 			}
-			if now := s.fileStamp(); !now.same(token) {
-				token = now
+			if now := s.credential(); !now.same(file) && s.auth.Method == "token" {
+				file = now
 				s.forget()
 			}
 			continue
@@ -217,17 +263,6 @@ func (s *session) keep(ctx context.Context) {
 		}
 		cancel()
 	}
-}
-
-func (s *session) fileStamp() stamp {
-	if s.auth.Method != "token" {
-		return stamp{}
-	}
-	path, err := secretfile.Path(s.auth.Token)
-	if err != nil {
-		return stamp{}
-	}
-	return stampOf(path)
 }
 
 // forget makes the next step a login: there is a new token in the file.
