@@ -12,9 +12,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -24,7 +21,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mslkeep/mslkeep/agent"
 	"github.com/mslkeep/mslkeep/msl"
 	"github.com/mslkeep/mslkeep/softhsm-test/vaulttest"
 )
@@ -56,7 +52,7 @@ func BenchmarkVaultSessions(b *testing.B) {
 	total := benchTotal(b)
 	f, requests := newCountedDeployment(b)
 	identity := func(sender int) string { return entityName(sender * (total / (benchOneByOne + benchAtOnce + 1))) }
-	key := f.givesKeys(identity)
+	key := f.givesKeys(benchOneByOne+benchAtOnce+1, identity)
 	f.writeEntities(total, key)
 
 	straight := f.straight(total / 8)
@@ -140,27 +136,6 @@ func benchTotal(b *testing.B) int {
 		return 20_000
 	}
 	return benchRecords
-}
-
-// givesKeys gives the senders' agent the key that all of them have, and returns it.
-func (f *deployment) givesKeys(identity func(sender int) string) (key string) {
-	f.t.Helper()
-	path := tool(f.t, "mslkeep-agent")
-	device, err := agent.Start(f.t.Context(), agent.Config{Path: path, SHA256: sum(f.t, path), Args: []string{"--config", f.path("device/agent.toml"), "--manage"}})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	defer device.Close()
-	raw := make([]byte, 48)
-	rand.Read(raw)
-	key = hex.EncodeToString(raw)
-	write(f.t, f.path("psk"), key)
-	for i := range benchOneByOne + benchAtOnce + 1 {
-		if _, err := device.ImportKey(f.t.Context(), "psk/"+identity(i), "keyset", f.path("psk"), "hex"); err != nil {
-			f.t.Fatal(err)
-		}
-	}
-	return key
 }
 
 // writeEntities makes the file to import: those that send have the same key, all others one of their own.
@@ -248,21 +223,11 @@ func (f *deployment) databaseMB() (mb float64) {
 func newCountedDeployment(b *testing.B) (*deployment, *atomic.Int64) {
 	b.Helper()
 	f := &deployment{vault: vaulttest.Start(b, vaulttest.Options{})}
-	to, err := url.Parse(f.vault.Address)
-	if err != nil {
-		b.Fatal(err)
-	}
-	requests := new(atomic.Int64)
-	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
-	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		requests.Add(1)
-		proxy.ServeHTTP(w, r)
-	}))
-	b.Cleanup(front.Close)
-	f.front = front.URL
+	v := newFront(b, f.vault.Address)
+	f.front = v.URL
 	f.system = newSystem(b, 10*time.Second, "")
 	f.makeHSMKeys()
 	f.openVault()
 	f.importRecords(func(int, []byte) {})
-	return f, requests
+	return f, &v.requests
 }
