@@ -87,9 +87,9 @@ func open(path string, forbidden os.FileMode) (*os.File, error) {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	switch {
 	case !ok || st.Uid != 0 && int(st.Uid) != os.Geteuid():
-		err = fmt.Errorf("%s is %w: it belongs to another user", path, ErrAccess)
+		err = fmt.Errorf("%w: %s belongs to another user", ErrAccess, path)
 	case info.Mode().Perm()&forbidden != 0:
-		err = fmt.Errorf("%s is %w: others can access it; run: chmod 600 %[1]s", path, ErrAccess)
+		err = fmt.Errorf("%w: others can access it; run: chmod 600 %s", ErrAccess, path)
 	default:
 		return f, nil
 	}
@@ -104,7 +104,7 @@ func openRegular(path string) (*os.File, os.FileInfo, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is %w: it is no regular file", path, ErrAccess)
+		err = fmt.Errorf("%w: %s is no regular file", ErrAccess, path)
 	}
 	if err != nil {
 		f.Close()
