@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -146,6 +147,9 @@ secret-id = "file:%s"
 		t.Errorf("rotated: %s", out)
 	}
 	w.send("device-1", w.serve(), "hello").ok(t)
+	if out := w.mslkeep("doctor", "--agent-config", w.path("server/agent.toml")).ok(t); !regexp.MustCompile(`\(unsealed, a token for 76[0-9]h[0-9ms]+; token-keys.mac: versions 1 to 2, made with from 1 on\)`).MatchString(out) {
+		t.Errorf("doctor tells neither seal, nor the token's life, nor versions: %s", out)
+	}
 	var key struct{ Data struct{ Type string } }
 	if v.Do("GET", "transit/keys/token-keys.mac", "", &key); key.Data.Type != "hmac" {
 		t.Errorf("in Vault, the key for MACs is of type %q", key.Data.Type)

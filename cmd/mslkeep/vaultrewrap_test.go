@@ -10,13 +10,14 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/mslkeep/mslkeep/softhsm-test/vaulttest"
 )
 
 // newVaultRecordWorld is recordWorld with the wrapping key in Vault. The agent, which manages keys, is a process of its own.
-func newVaultRecordWorld(t *testing.T) (*world, *vaulttest.Server) {
+func newVaultRecordWorld(t *testing.T) (*world, *vaulttest.Server, *process) {
 	t.Helper()
 	v := newVault(t)
 	v.Do("POST", "sys/mounts/transit", `{"type":"transit"}`, nil)
@@ -34,8 +35,7 @@ method = "token"
 token = "file:%s"
 `, v.Address, v.CA, w.path("token")))
 	w.enrol("device-1", "device-1")
-	w.daemon("server", "--manage")
-	return w, v
+	return w, v, w.daemon("server", "--manage")
 }
 
 // TestVaultRewrap: a rewrap that begins right after somebody else has rotated the key seals everything anew, so that the old
@@ -43,7 +43,7 @@ token = "file:%s"
 // old version a moment ago. A record that was changed is told, and hinders none.
 func TestVaultRewrap(t *testing.T) {
 	t.Parallel()
-	w, v := newVaultRecordWorld(t)
+	w, v, _ := newVaultRecordWorld(t)
 	const bulk = 3000
 	var lines strings.Builder
 	for i := range bulk {
@@ -105,22 +105,34 @@ func TestVaultRewrap(t *testing.T) {
 }
 
 // TestVaultImportKilled: an import whose keys Vault wraps is killed in the middle, goes on where it was, and what it has
-// made opens.
+// made opens. The keys are in the agent only.
 func TestVaultImportKilled(t *testing.T) {
 	t.Parallel()
-	w, v := newVaultRecordWorld(t)
-	const many = 30_000
-	var lines strings.Builder
+	w, v, agent := newVaultRecordWorld(t)
+	const many = 60_000
+	var lines, keys strings.Builder
 	for i := range many {
-		lines.WriteString(lineOf("csv", fmt.Sprintf("bulk-%05d", i), newPSK()))
+		key := newPSK()
+		lines.WriteString(lineOf("csv", fmt.Sprintf("bulk-%05d", i), key))
+		fmt.Fprintf(&keys, "%d %s\n", i, key)
 	}
 	w.write("many", lines.String())
+	w.write("sought", keys.String())
 	args := []string{"entities", "import", "--config", w.path("server/serve.toml"), "--json", w.path("many")}
 	kills := 0
 	for range 2 {
 		had := w.count()
 		p := start(t, nil, "mslkeep", args...)
 		eventually(t, patience, "something is imported", func() bool { return w.count() > had })
+		if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		out := execute(t.Context(), nil, "mslkeep-scan", "--json", "--keys", w.path("sought"),
+			"--process", fmt.Sprintf("import=%d", p.pid()), "--process", fmt.Sprintf("agent=%d", agent.pid())).ok(t)
+		scan := decoded[struct{ Processes []struct{ Found int } }](t, out)
+		if len(scan.Processes) != 2 || scan.Processes[0].Found != 0 || scan.Processes[1].Found == 0 {
+			t.Errorf("of the keys of the file, so many are in the process that imports, and in the agent: %+v", scan)
+		}
 		if p.kill(); w.count() < many {
 			kills++
 		}
