@@ -1,7 +1,7 @@
 // Copyright 2026 The mslkeep authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package vault is a provider on the transit engine of HashiCorp Vault, or of OpenBao.
+// Package vault is a provider on the transit engine of HashiCorp Vault. OpenBao has the same interface.
 //
 // # Keys
 //
@@ -21,7 +21,8 @@
 // it is busy (429, 472, 473, 502, 503, 504), unless it is one that makes or changes a key.
 //
 // The token is renewed for as long as Vault allows, and then replaced by logging in again. A token that Vault
-// refuses is replaced at once.
+// refuses is replaced at once. What it refuses to take for a login is not tried again at once: a secret id not before its
+// file changes or a quarter of an hour has passed, since Vault locks roles.
 package vault
 
 import (
