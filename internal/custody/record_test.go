@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/mslkeep/mslkeep/internal/wire"
 	"github.com/mslkeep/mslkeep/providers"
@@ -238,6 +239,26 @@ func TestRecordsAreManaged(t *testing.T) {
 	for _, name := range []string{"none", "storage.enc"} {
 		if _, err := New(t.Context(), Config{Provider: keys, RecordKey: name}); err == nil {
 			t.Errorf("an agent starts with record key %q", name)
+		}
+	}
+}
+
+// TestRecordsAge: an opened record is given up when its time is over, used or not, and opened again.
+func TestRecordsAge(t *testing.T) {
+	a, keys := recordAgent(t)
+	records, _ := imported(t, newPeer(t, a), "csv", 0, "a,"+testPSK)
+	clock := newClock()
+	b := newAgent(t, func(c *Config) {
+		c.Provider, c.RecordKey, c.Now, c.Limits.Age, c.Limits.Idle = keys, "records", clock.Now, time.Hour, 20*time.Minute
+	})
+	uses := b.usesOf("records", 1)
+	for n, wait := range []time.Duration{0, 10 * time.Minute, 30 * time.Minute, 19 * time.Minute, 19 * time.Minute, 19 * time.Minute, 19 * time.Minute} {
+		clock.advance(wait)
+		if _, err := entityFrom(newPeer(t, b), "a", records["a"]); err != nil {
+			t.Fatal(err)
+		}
+		if want := []uint64{1, 1, 2, 2, 2, 2, 3}[n]; uses.Load() != want {
+			t.Errorf("step %d: opened %d times, not %d", n, uses.Load(), want)
 		}
 	}
 }
