@@ -10,6 +10,7 @@ import (
 	"crypto/sha1"
 	"crypto/x509"
 	"slices"
+	"sync"
 
 	"github.com/mslkeep/mslkeep/internal/jose"
 	"github.com/mslkeep/mslkeep/internal/mslenc"
@@ -251,12 +252,16 @@ func (p *pendingAsymmetric) finish(ctx context.Context, o mslenc.Object) (*sessi
 	if pairID != p.pair.id {
 		return nil, malformed(mslResponseMismatch, "comparing keypairid")
 	}
-	enc, err := p.unwrap(ctx, p.pair.private, w.enc, encryptionJWK)
-	if err != nil {
-		return nil, err
+	keys := &sessionKeys{algorithm: hmacSHA256}
+	var macErr error
+	var both sync.WaitGroup // which spares one of two round trips to a device
+	both.Go(func() { keys.mac, macErr = p.unwrap(ctx, p.pair.private, w.mac, signatureJWK) })
+	keys.enc, err = p.unwrap(ctx, p.pair.private, w.enc, encryptionJWK)
+	both.Wait()
+	if err == nil {
+		err = macErr
 	}
-	keys := &sessionKeys{enc: enc, algorithm: hmacSHA256}
-	if keys.mac, err = p.unwrap(ctx, p.pair.private, w.mac, signatureJWK); err != nil {
+	if err != nil {
 		keys.wipe()
 		return nil, err
 	}
