@@ -50,6 +50,7 @@ func (s *shard) do(ctx context.Context, req *pb.DoRequest) (*pb.DoReply, error) 
 	if !s.c.many || !isQuick(req) {
 		return s.doAlone(ctx, req)
 	}
+	detach(req)
 	w := &waiter{ctx: ctx, req: req, done: make(chan struct{})}
 	q := &s.queue
 	q.mu.Lock()
@@ -66,6 +67,22 @@ func (s *shard) do(ctx context.Context, req *pb.DoRequest) (*pb.DoReply, error) 
 		return w.reply, w.err
 	case <-ctx.Done():
 		return nil, &Error{Code: Transient, Op: opUse, Err: ctx.Err()}
+	}
+}
+
+// detach copies the data of a batch: a caller that gives up may use its memory for something else while the call is made.
+func detach(req *pb.DoRequest) {
+	size := 0
+	for _, s := range req.Steps {
+		size += len(s.Iv) + len(s.Input) + len(s.Aad) + len(s.Mac)
+	}
+	data := make([]byte, 0, size)
+	for _, s := range req.Steps {
+		for _, field := range []*[]byte{&s.Iv, &s.Input, &s.Aad, &s.Mac} {
+			n := len(data)
+			data = append(data, *field...)
+			*field = data[n:len(data):len(data)]
+		}
 	}
 }
 
