@@ -200,7 +200,7 @@ func checkRecordKey(ctx context.Context, keys *agent.Client) error {
 		return err
 	}
 	if f, _ := failure.Failure(); f == msl.NotSupported {
-		return configError(errors.New("[entities] names a database, but the agent has no record-key, without which it opens no record of it"),
+		return configError(errors.New("there is a database of entities, but the agent has no record-key, without which it opens no record"),
 			"set record-key in the agent's configuration, make that key with mslkeep-agent init, and start the agent again")
 	}
 	return nil // a record that no agent opens was not opened

@@ -323,7 +323,7 @@ func TestEntitiesRefusals(t *testing.T) {
 		{"entities import --config DIR/server/serve.toml --format xml DIR/password", exitUsage, []string{"csv"}},
 		{"entities import --database sqlite:DIR/x.db DIR/password", exitUsage, []string{"--agent-config"}},
 		{"entities add --config DIR/server/serve.toml --file DIR/password x", exitFailure, []string{"48 or 64 bytes"}},
-		{"entities add --database sqlite:DIR/x.db --agent-config DIR/device-1/agent.toml --file DIR/password x", exitFailure, nil},
+		{"entities add --database sqlite:DIR/x.db --agent-config DIR/device-1/agent.toml --file DIR/password x", exitConfig, []string{"record-key"}},
 		{"entities remove --config DIR/server/serve.toml", exitUsage, nil},
 	} {
 		r := w.mslkeep(strings.Fields(strings.ReplaceAll(c.args, "DIR", w.dir))...)
