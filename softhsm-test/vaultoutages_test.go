@@ -234,9 +234,10 @@ func TestVaultComesAndGoes(t *testing.T) {
 	l.outage("Vault is sealed", v.Seal, v.Unseal)
 	l.outage("Vault has ended, and starts sealed", v.Stop, func() { v.Restart(); v.Unseal() })
 	l.outage("Vault does not answer", func() { l.front.slow.Store(true) }, func() { l.front.slow.Store(false); l.front.CloseClientConnections() })
-	for _, status := range []int64{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
-		l.outage(fmt.Sprintf("Vault answers %d", status), func() { l.front.status.Store(status) }, func() { l.front.status.Store(0) })
-	}
+	l.outage("Vault limits requests (429)", func() {
+		v.Do("POST", "sys/quotas/rate-limit/few", `{"path":"transit","rate":1,"interval":"1m"}`, nil)
+	}, func() { v.Do("DELETE", "sys/quotas/rate-limit/few", "", nil) })
+	l.outage("503 in front of Vault", func() { l.front.status.Store(http.StatusServiceUnavailable) }, func() { l.front.status.Store(0) })
 	l.outage("token and secret id are revoked", func() {
 		id, err := os.ReadFile(l.path("server/secret-id"))
 		if err != nil {
