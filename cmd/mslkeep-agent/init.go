@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/mslkeep/mslkeep/internal/custody"
@@ -73,6 +74,36 @@ func openOrCreate(cfg *config, o software.Options, out io.Writer) (*software.Pro
 		fmt.Fprintf(out, "made %s\n", cfg.Keys)
 	}
 	return keys, err
+}
+
+// rekey seals the file of keys anew, for another secret, which it makes if that is to be in a file that is not there.
+func rekey(ctx context.Context, cfg *config, to software.Unlock, out io.Writer) error {
+	dir, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	to.KeySource, to.PassphraseSource = sourceBeside(dir, to.KeySource), sourceBeside(dir, to.PassphraseSource)
+	keys, err := software.Open(cfg.Keys, cfg.unlock(), software.Options{})
+	if err != nil {
+		return &exitError{exitKeys, err, keyFileAdvice(err, cfg).hint}
+	}
+	defer keys.Close()
+	if path, ok := strings.CutPrefix(to.KeySource, "file:"); ok && missing(path) {
+		if err := software.NewUnlockKey(path); err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "made %s\n", path)
+	}
+	if err := keys.Rekey(ctx, to); err != nil {
+		return &exitError{exitKeys, err, "the file is as it was"}
+	}
+	setting := "key-source = " + strconv.Quote(to.KeySource)
+	if to.KeySource == "" {
+		setting = "passphrase-source = " + strconv.Quote(to.PassphraseSource)
+	}
+	fmt.Fprintf(out, "sealed %s anew. Now have %s say %s, restart the agents that use it, and make new backups: older ones open with the old secret\n",
+		cfg.Keys, cfg.path, setting)
+	return nil
 }
 
 func missing(path string) bool {

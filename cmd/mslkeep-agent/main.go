@@ -22,6 +22,7 @@ import (
 	"syscall"
 
 	"github.com/mslkeep/mslkeep/plugin"
+	"github.com/mslkeep/mslkeep/providers/software"
 )
 
 // Exit codes.
@@ -39,6 +40,8 @@ Usage: mslkeep-agent --config FILE                      started by mslkeep
        mslkeep-agent --config FILE --listen unix:PATH   as a service
        mslkeep-agent init --config FILE                 makes what the file names and is not there: the
                                                         file of keys, what unlocks it, keys
+       mslkeep-agent rekey --config FILE --key-source SOURCE | --passphrase-source SOURCE
+                                                        seals the file of keys anew, for another secret
        mslkeep-agent example                            prints a configuration with every field
        mslkeep-agent random N                           prints N random bytes in hexadecimal, such as
                                                         48 for a pre-shared key
@@ -58,6 +61,9 @@ Usage: mslkeep-agent --config FILE                      started by mslkeep
   --allow-uid UIDS    users who may connect, by number, with commas; default: this user
   --name NAME, --env NAME=VALUE, --module FILE, --token URI
                       of provider hash: more of the section; a PKCS #11 module is hashed, too
+  --key-source SOURCE, --passphrase-source SOURCE
+                      of rekey: what is to unlock the keys, as in the configuration: file:PATH (made, if it
+                      is a key that is not there), credential:NAME, fd:N, or tty for a passphrase
   --json              of doctor: print JSON, with a name for each check that stays
   --needs KIND/NAME   of doctor: a key that must be there; KIND is psk, rsa, ec or service; repeat for more
   --version           print the version
@@ -119,7 +125,7 @@ func main() {
 
 // options are what the command line says.
 type options struct {
-	command   string // "", "init", "doctor", "example", "random", "provider" or "version"
+	command   string // "", "init", "rekey", "doctor", "example", "random", "provider" or "version"
 	operation string // of provider
 	file      string // of provider hash; of policy and check-policy, the name of the provider
 	count     string // of bytes, for random
@@ -127,9 +133,10 @@ type options struct {
 	listen    string // path of the socket, or ""
 	allowUIDs []int
 	manage    bool
-	section   sectionText // of provider hash
-	json      bool        // of doctor
-	needs     []string    // of doctor
+	section   sectionText     // of provider hash
+	json      bool            // of doctor
+	needs     []string        // of doctor
+	unlock    software.Unlock // of rekey
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
@@ -164,6 +171,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	switch {
 	case o.command == "init":
 		return initKeys(ctx, cfg, out)
+	case o.command == "rekey":
+		return rekey(ctx, cfg, o.unlock, out)
 	case o.listen != "":
 		return runService(ctx, cfg, o, findings)
 	case plugin.IsChild():
@@ -177,7 +186,7 @@ func parseArgs(args []string) (*options, error) {
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		o.command, args = args[0], args[1:]
 		switch o.command {
-		case "init", "doctor", "example":
+		case "init", "rekey", "doctor", "example":
 		case "random":
 			if len(args) != 1 {
 				return nil, usageError("random takes one number")
@@ -225,6 +234,8 @@ func parseArgs(args []string) (*options, error) {
 		o.needs = append(o.needs, s)
 		return nil
 	})
+	flags.StringVar(&o.unlock.KeySource, "key-source", "", "")
+	flags.StringVar(&o.unlock.PassphraseSource, "passphrase-source", "", "")
 	wantVersion := flags.Bool("version", false, "")
 	err := flags.Parse(args)
 	switch {
@@ -236,10 +247,14 @@ func parseArgs(args []string) (*options, error) {
 		return nil, usageError("unexpected argument %q", flags.Arg(0))
 	case *wantVersion:
 		o.command = "version"
-	case (o.command == "init" || o.command == "doctor") && o.listen != "":
+	case (o.command == "init" || o.command == "rekey" || o.command == "doctor") && o.listen != "":
 		return nil, usageError("%s does not listen", o.command)
 	case o.operation != "hash" && !o.section.empty():
 		return nil, usageError("--name, --module, --token and --env are of provider hash only")
+	case o.command != "rekey" && o.unlock != software.Unlock{}:
+		return nil, usageError("--key-source and --passphrase-source are of rekey only: else they are in the configuration")
+	case o.command == "rekey" && (o.unlock.KeySource == "") == (o.unlock.PassphraseSource == ""):
+		return nil, usageError("rekey takes --key-source or --passphrase-source")
 	case o.command != "doctor" && (o.json || o.needs != nil):
 		return nil, usageError("--json and --needs are of doctor only")
 	case o.command != "example" && o.command != "random" && o.operation != "hash" && o.config == "":

@@ -112,3 +112,30 @@ var errName = errors.New("a key's name has 1 to 512 bytes of UTF-8 without contr
 func goodName(name string) bool {
 	return len(name) > 0 && len(name) <= 512 && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
 }
+
+// Rekey has another secret open the file from now on: all keys are sealed anew. Whoever has the file open with the old one
+// goes on with the keys that it knows, but sees no change and makes none before it opens the file again. Copies that were
+// made before still open with the old one.
+func (p *Provider) Rekey(ctx context.Context, to Unlock) error { return p.rekey(ctx, to, argon) }
+
+func (p *Provider) rekey(ctx context.Context, to Unlock, c cost) error {
+	kdf, err := to.kdf()
+	if err != nil {
+		return err
+	}
+	s, err := to.read(true)
+	if err != nil {
+		return err
+	}
+	defer s.Wipe()
+	header := newHeader(kdf, c)
+	kek, check, err := header.derive(s)
+	if err != nil {
+		return failure(providers.Device, "sealing the key file anew", err)
+	}
+	header.check = check
+	swap := func() { p.header, p.kek, header, kek = header, kek, p.header, p.kek }
+	err = p.updated(ctx, func(old []record) ([]record, error) { swap(); return old, nil }, swap)
+	kek.Wipe() // the one that does not open the file
+	return err
+}

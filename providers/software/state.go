@@ -67,6 +67,11 @@ func (p *Provider) refresh(ctx context.Context) error {
 // update changes the file: under the lock it reads what is there now, lets change make the new list,
 // writes it, and takes it over. change may wipe records that it takes out.
 func (p *Provider) update(ctx context.Context, change func([]record) ([]record, error)) error {
+	return p.updated(ctx, change, func() {})
+}
+
+// updated is update with what undoes change's effects on p when the file could not be written.
+func (p *Provider) updated(ctx context.Context, change func([]record) ([]record, error), undo func()) error {
 	unlock, err := lock(ctx, p.path)
 	if err != nil {
 		return err
@@ -83,7 +88,9 @@ func (p *Provider) update(ctx context.Context, change func([]record) ([]record, 
 	}
 	changed, err := change(old)
 	if err == nil {
-		err = p.write(changed)
+		if err = p.write(changed); err != nil {
+			undo()
+		}
 	}
 	if err != nil {
 		wipeRecords(old)
