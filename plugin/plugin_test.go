@@ -53,7 +53,11 @@ type state struct {
 func childMain() {
 	findings := Harden(slices.Contains(os.Args, "dumpable"))
 	if slices.Contains(os.Args, "count") {
-		os.NewFile(FirstExtraFD, "count").Write([]byte{1})
+		count := os.NewFile(FirstExtraFD, "count")
+		count.Write([]byte{1})
+		if info, err := count.Stat(); err == nil && info.Size() > 1 && slices.Contains(os.Args, "refused") {
+			os.Exit(9)
+		}
 	}
 	if slices.Contains(os.Args, "fail") {
 		fmt.Fprintln(os.Stderr, "first line")

@@ -36,6 +36,8 @@ type Spec struct {
 	Terminal bool
 	// LongestDelay bounds the time between two attempts of Supervise to start the child again; 0 means 5 s.
 	LongestDelay time.Duration
+	// Refused, if not 0, is the exit code of a child whose password was refused. Supervise then waits for RefusedDelay.
+	Refused int
 	// StartTimeout bounds the time until the child has said that it is up; 0 means 15 s.
 	StartTimeout time.Duration
 }

@@ -5,10 +5,15 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
 )
+
+// RefusedDelay is how long Supervise does not start a child again whose password was refused: devices and services lock
+// for good, or for a quarter of an hour, whoever is wrong several times in a short while.
+const RefusedDelay = 16 * time.Minute
 
 const (
 	firstDelay   = 50 * time.Millisecond
@@ -48,10 +53,14 @@ func Supervise(ctx context.Context, spec Spec, use func(context.Context, *Proces
 		if ctx.Err() != nil {
 			return nil // before a pause that is none could be over, too
 		}
+		pause := delay/2 + rand.N(delay/2+1)
+		if failed, ok := errors.AsType[*StartError](err); ok && spec.Refused != 0 && failed.Err == ErrEnded && failed.ExitCode == spec.Refused {
+			pause = RefusedDelay
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(delay/2 + rand.N(delay/2+1)):
+		case <-time.After(pause):
 		}
 		delay = min(max(2*delay, firstDelay), longest)
 	}

@@ -96,7 +96,7 @@ func Connect(ctx context.Context, cfg Config) (*Connection, error) {
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c := &Connection{cfg: cfg, changing: make(chan struct{}, 1), born: time.Now(), settings: settings, stop: stop}
 	spec := plugin.Spec{Path: cfg.Path, SHA256: cfg.SHA256, Protocol: Protocol, Env: cfg.Env, Log: cfg.Log,
-		Extra: []*os.File{settings}, LongestDelay: longestDelay}
+		Extra: []*os.File{settings}, LongestDelay: longestDelay, Refused: int(CauseSecretRefused)}
 	for range cfg.Processes { // one after the other: a wrong PIN is tried once
 		if err := c.add(ctx, run, spec); err != nil {
 			c.Close()
