@@ -114,7 +114,7 @@ func (c *Connection) add(ctx, run context.Context, spec plugin.Spec) error {
 	c.wg.Go(func() { first <- plugin.Supervise(run, spec, s.use) })
 	err := s.started(ctx, first)
 	if err == nil && len(c.shards) == 1 {
-		err = c.describe(ctx)
+		err = c.learn(ctx)
 	}
 	if err == nil {
 		c.wg.Go(func() { s.keepChecking(run) })
@@ -139,22 +139,29 @@ func settingsFile(b []byte) (*os.File, error) {
 	return f, nil
 }
 
-// describe asks what the provider can do.
-func (c *Connection) describe(ctx context.Context) error {
-	var reply *pb.DescribeReply
-	err := c.call(ctx, "asking what a provider can do", slow, func(ctx context.Context, p pb.ProviderClient, o ...grpc.CallOption) (f *pb.Failure, err error) {
-		reply, err = p.Describe(ctx, &pb.DescribeRequest{}, o...)
-		return reply.GetFailure(), err
-	})
+// learn asks what the provider can do.
+func (c *Connection) learn(ctx context.Context) error {
+	reply, err := c.describe(ctx)
 	if err != nil {
 		return err
 	}
-	c.description = Description{Name: clip(reply.Name), Version: clip(reply.Version), MaxData: int(min(max(reply.MaxData, 0), math.MaxInt32)),
-		Generates: named[KeyType](reply.GenerateTypes), Imports: named[KeyType](reply.ImportTypes), Random: reply.Random}
-	c.description.Warnings, c.description.Facts = clipAll(reply.Warnings), clipAll(reply.Facts)
-	c.many = reply.Many
+	c.description, c.many = describedBy(reply), reply.Many
 	c.provider = withAbilities(&remote{c}, abilities{reply.Generates, reply.Imports, reply.Rotates, reply.Destroys})
 	return nil
+}
+
+func (c *Connection) describe(ctx context.Context) (reply *pb.DescribeReply, err error) {
+	err = c.call(ctx, "asking what a provider can do", slow, func(ctx context.Context, p pb.ProviderClient, o ...grpc.CallOption) (f *pb.Failure, err error) {
+		reply, err = p.Describe(ctx, &pb.DescribeRequest{}, o...)
+		return reply.GetFailure(), err
+	})
+	return reply, err
+}
+
+func describedBy(r *pb.DescribeReply) Description {
+	return Description{Name: clip(r.Name), Version: clip(r.Version), MaxData: int(min(max(r.MaxData, 0), math.MaxInt32)),
+		Generates: named[KeyType](r.GenerateTypes), Imports: named[KeyType](r.ImportTypes), Random: r.Random,
+		Warnings: clipAll(r.Warnings), Facts: clipAll(r.Facts)}
 }
 
 func clipAll(texts []string) (out []string) {

@@ -142,6 +142,36 @@ func (j *Joined) Destroy(ctx context.Context, name string, version uint32) error
 // Random asks the main provider. To ask another, use Do, with the name NAME: for a key.
 func (j *Joined) Random(ctx context.Context, n int) ([]byte, error) { return Random(ctx, j.Main, n) }
 
+// A State is how one of several providers is now.
+type State struct {
+	Name        string // "" for the main one
+	Err         error  // why it does not work
+	Description Description
+}
+
+// States checks all providers, and has those that can describe themselves. They are in the order of their names.
+func (j *Joined) States(ctx context.Context) []State {
+	names := append([]string{""}, slices.Sorted(maps.Keys(j.Named))...)
+	states := make([]State, len(names))
+	var all sync.WaitGroup
+	for i, name := range names {
+		p := j.Named[name]
+		if i == 0 {
+			p = j.Main
+		}
+		all.Go(func() {
+			states[i] = State{Name: name, Err: Check(ctx, p)}
+			if d, ok := p.(Describer); ok {
+				if what, err := d.Describe(ctx); err == nil { // else Err says what is wrong
+					states[i].Description = what
+				}
+			}
+		})
+	}
+	all.Wait()
+	return states
+}
+
 // Health checks all providers, and says what is wrong with those that are not well.
 func (j *Joined) Health(ctx context.Context) error {
 	errs := []error{Check(ctx, j.Main)}

@@ -117,3 +117,15 @@ func TestJoinedConformance(t *testing.T) {
 	providertest.Run(t, func(t *testing.T) providers.Provider { return &providers.Joined{Main: newSoftware(t)} },
 		providertest.Options{Generates: []providers.KeyType{providers.AES128, providers.HMACSHA256}})
 }
+
+// TestStates: each provider has a state of its own, whatever is wrong with the others.
+func TestStates(t *testing.T) {
+	j := &providers.Joined{Main: newSoftware(t), Named: map[string]providers.Provider{"a": newSoftware(t), "b": bare{newSoftware(t)}}}
+	states := j.States(t.Context())
+	if len(states) != 3 || states[0].Name != "" || states[1].Name != "a" || states[2].Name != "b" {
+		t.Fatalf("%+v", states)
+	}
+	if states[0].Err != nil || states[1].Err != nil || !errors.Is(states[2].Err, providers.Device) {
+		t.Errorf("%+v", states)
+	}
+}

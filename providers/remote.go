@@ -23,8 +23,14 @@ var (
 	errOne    = errors.New("the provider did not answer for each operation")
 )
 
-// Describe says what the provider is, as it said at its first start.
-func (r *remote) Describe(context.Context) (Description, error) { return r.c.description, nil }
+// Describe asks the provider what it is, and how.
+func (r *remote) Describe(ctx context.Context) (Description, error) {
+	reply, err := r.c.describe(ctx)
+	if err != nil {
+		return r.c.description, err // as it was at its first start
+	}
+	return describedBy(reply), nil
+}
 
 // Health has each process of the provider do a real operation with every key, or what it has instead.
 func (r *remote) Health(ctx context.Context) error { return r.c.health(ctx) }

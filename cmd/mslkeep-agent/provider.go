@@ -78,7 +78,7 @@ func connect(ctx context.Context, cfg *config) (_ connected, err error) {
 
 // warn logs what the provider wants an operator to know.
 func (p *providerConfig) warn(ctx context.Context, c *providers.Connection) {
-	d, _ := c.Provider().(providers.Describer).Describe(ctx) // it was asked at the start, and cannot fail
+	d, _ := c.Provider().(providers.Describer).Describe(ctx) // else with what it said at the start
 	for _, w := range d.Warnings {
 		fmt.Fprintf(os.Stderr, "provider %s: %s\n", p.Name, w)
 	}

@@ -1,7 +1,7 @@
 // Copyright 2026 The mslkeep authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command mslkeep-provider-vault lets the key agent use keys in HashiCorp Vault or OpenBao. The agent starts it,
+// Command mslkeep-provider-vault lets the key agent use keys in HashiCorp Vault. The agent starts it,
 // with the settings that package vault's Config describes, in JSON:
 //
 //	address      https://HOST:PORT

@@ -147,8 +147,11 @@ secret-id = "file:%s"
 		t.Errorf("rotated: %s", out)
 	}
 	w.send("device-1", w.serve(), "hello").ok(t)
-	if out := w.mslkeep("doctor", "--agent-config", w.path("server/agent.toml")).ok(t); !regexp.MustCompile(`\(unsealed, a token for 76[0-9]h[0-9ms]+; token-keys.mac: versions 1 to 2, made with from 1 on\)`).MatchString(out) {
-		t.Errorf("doctor tells neither seal, nor the token's life, nor versions: %s", out)
+	for _, command := range [][]string{{"doctor"}, {"keys", "health"}} {
+		out := w.mslkeep(append(command, "--agent-config", w.path("server/agent.toml"))...).ok(t)
+		if !regexp.MustCompile(`\(unsealed, a token for 76[0-9]h[0-9ms]+; token-keys.mac: versions 1 to 2, made with from 1 on\)`).MatchString(out) {
+			t.Errorf("%s tells neither seal, nor the token's life, nor versions: %s", command, out)
+		}
 	}
 	var key struct{ Data struct{ Type string } }
 	if v.Do("GET", "transit/keys/token-keys.mac", "", &key); key.Data.Type != "hmac" {

@@ -174,12 +174,6 @@ func (a *Agent) publicKey(ctx context.Context, r *wire.PublicKeyRequest) (*wire.
 func (a *Agent) health(ctx context.Context) (*wire.HealthReply, error) {
 	out := &wire.HealthReply{Findings: slices.Clone(a.cfg.Findings),
 		Sessions: uint32(a.sessions.Load()), Entities: uint32(a.entities.Load())}
-	f := wire.Finding{Name: "provider", OK: true}
-	if h, ok := a.provider.(providers.HealthChecker); ok {
-		if err := h.Health(ctx); err != nil {
-			f.OK, f.Detail = false, codeOf(err).Error()
-		}
-	}
 	if a.cfg.TokenKeys != "" {
 		out.Findings = append(out.Findings, roleFinding("token keys", func() error {
 			_, err := a.openKeySet(ctx, a.cfg.TokenKeys)
@@ -192,8 +186,31 @@ func (a *Agent) health(ctx context.Context) (*wire.HealthReply, error) {
 			return err
 		}))
 	}
-	out.Findings = append(out.Findings, f)
+	out.Findings = append(out.Findings, a.providerFindings(ctx)...)
 	return out, ctx.Err()
+}
+
+// providerFindings tell how each provider is, and what it says of itself.
+func (a *Agent) providerFindings(ctx context.Context) (out []wire.Finding) {
+	all := &providers.Joined{Main: a.provider}
+	if j, ok := a.provider.(*providers.Joined); ok {
+		all = j
+	}
+	for _, s := range all.States(ctx) {
+		f := wire.Finding{Name: strings.TrimSpace("provider " + s.Name), OK: s.Err == nil}
+		f.Detail = strings.TrimSpace(s.Description.Name + " " + s.Description.Version)
+		if s.Err != nil {
+			f.Detail = strings.TrimSuffix(codeOf(s.Err).Error()+": "+f.Detail, ": ")
+		}
+		out = append(out, f)
+		for _, fact := range s.Description.Facts {
+			out = append(out, wire.Finding{Name: f.Name, OK: true, Detail: fact})
+		}
+		for _, warning := range s.Description.Warnings {
+			out = append(out, wire.Finding{Name: f.Name, Detail: warning})
+		}
+	}
+	return out
 }
 
 func roleFinding(name string, check func() error) wire.Finding {
