@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mslkeep/mslkeep/internal/secret"
 	"github.com/mslkeep/mslkeep/providers"
 )
 
@@ -17,6 +18,8 @@ const (
 	// quickPace is how long an operation of a token takes at most that gains nothing from several sessions at once:
 	// one in software, whose threads wait for each other. A device that is asked over a bus or a network takes longer.
 	quickPace = 100 * time.Microsecond
+	// laneTime is how long batches wait for those before them, which take some milliseconds unless one hangs.
+	laneTime = 50 * time.Millisecond
 )
 
 // A lent session is in the context of what its worker does with it, several operations one after the other.
@@ -27,11 +30,12 @@ func (p *Provider) Do(ctx context.Context, ops []providers.Operation, stop bool)
 	return p.DoMany(ctx, []providers.Batch{{Ops: ops, Stop: stop}})[0]
 }
 
-// DoMany does batches: with one session if the token is quick, and else at once.
+// DoMany does batches: one after the other with one session if the token is quick, and else at once.
 func (p *Provider) DoMany(ctx context.Context, batches []providers.Batch) [][]providers.Result {
 	quick := areQuick(batches)
-	if quick && time.Duration(p.pace.Load()) < quickPace {
-		return p.inLane(ctx, batches)
+	if quick && time.Duration(p.pace.Load()) < quickPace && p.enterLane(ctx) {
+		defer func() { <-p.lane }()
+		return p.inTurn(ctx, batches, true)
 	}
 	results := make([][]providers.Result, len(batches))
 	var all sync.WaitGroup
@@ -56,28 +60,39 @@ func areQuick(batches []providers.Batch) bool {
 	return true
 }
 
-// inLane does batches when those before are done.
-func (p *Provider) inLane(ctx context.Context, batches []providers.Batch) [][]providers.Result {
+// enterLane waits until the batches before are done. It reports false if it took too long, or ctx has ended.
+func (p *Provider) enterLane(ctx context.Context) bool {
 	select {
 	case p.lane <- struct{}{}:
-		defer func() { <-p.lane }()
-		return p.inTurn(ctx, batches, true)
+		return true
+	default:
+	}
+	late := time.NewTimer(laneTime)
+	defer late.Stop()
+	select {
+	case p.lane <- struct{}{}:
+		return true
+	case <-late.C:
+		p.pace.Store(int64(quickPace)) // so that fewer wait for what may be hanging
+		return false
 	case <-ctx.Done():
-		return failed(batches, ctx.Err())
+		return false
 	}
 }
 
 // inTurn does batches with one session.
 func (p *Provider) inTurn(ctx context.Context, batches []providers.Batch, measured bool) [][]providers.Result {
 	keys := p.openAll(ctx, batches)
+	own, memory := copied(batches)
 	var results [][]providers.Result
 	err := p.wait(ctx, &job{ctx: ctx, done: make(chan error, 1), run: func(*session) error { return nil }, then: func(s *session) {
 		ctx, began, n := context.WithValue(ctx, lent{}, s), time.Now(), 0
-		for _, b := range batches {
+		for _, b := range own {
 			r := providers.Do(ctx, keys, b.Ops, b.Stop)
 			results = append(results, r)
 			n += len(r)
 		}
+		secret.Wipe(memory)
 		if measured && n > 0 {
 			p.pace.Store((7*p.pace.Load() + int64(time.Since(began))/int64(n)) / 8)
 		}
@@ -86,6 +101,34 @@ func (p *Provider) inTurn(ctx context.Context, batches []providers.Batch, measur
 		return failed(batches, err)
 	}
 	return results
+}
+
+// copied copies batches, and returns the memory of what they hold: what is still done for somebody who has given up reads
+// nothing of his.
+func copied(batches []providers.Batch) (own []providers.Batch, memory []byte) {
+	n, size := 0, 0
+	for _, b := range batches {
+		n += len(b.Ops)
+		for i := range b.Ops {
+			o := &b.Ops[i]
+			size += len(o.IV) + len(o.Input) + len(o.AAD) + len(o.MAC)
+		}
+	}
+	own, memory = slices.Clone(batches), make([]byte, 0, size)
+	ops := make([]providers.Operation, 0, n)
+	for i := range own {
+		begin := len(ops)
+		ops = append(ops, own[i].Ops...)
+		own[i].Ops = ops[begin:]
+		for j := range own[i].Ops {
+			o := &own[i].Ops[j]
+			for _, field := range []*[]byte{&o.IV, &o.Input, &o.AAD, &o.MAC} {
+				memory = append(memory, *field...)
+				*field = memory[len(memory)-len(*field) : len(memory) : len(memory)]
+			}
+		}
+	}
+	return own, memory
 }
 
 // An opening is what came of opening a key.

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -150,5 +151,105 @@ func TestBatchesGivenUp(t *testing.T) {
 		p.fail(nil)
 		close(held)
 		check(p.DoMany(t.Context(), batches))
+	}
+}
+
+// TestBatchesBesideHung: while one call of the module hangs, other batches are done, with the other sessions.
+func TestBatchesBesideHung(t *testing.T) {
+	h := newHSM(t)
+	p := h.open(t, h.config())
+	k := made[*macKey](t, p, "mac", providers.HMACSHA256)
+	batches, check := mixed(t, k)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	hung, release := make(chan struct{}), make(chan struct{})
+	var calls atomic.Int32
+	p.fail(func(call string) error {
+		if call == "C_Verify" && calls.Add(1) == 1 {
+			close(hung)
+			<-release
+		}
+		return nil
+	})
+	var first sync.WaitGroup
+	first.Go(func() { check(p.DoMany(t.Context(), batches)) })
+	<-hung
+	for range 5 {
+		check(p.DoMany(ctx, batches))
+	}
+	close(release)
+	first.Wait()
+	check(p.DoMany(ctx, batches))
+}
+
+// TestBatchesGivenUpMemory: what is still done for somebody who has given up reads nothing of his. The race detector
+// sees it.
+func TestBatchesGivenUpMemory(t *testing.T) {
+	h := newHSM(t)
+	p := h.open(t, h.config())
+	k := made[*macKey](t, p, "mac", providers.HMACSHA256)
+	batches, check := mixed(t, k)
+	for _, pace := range []time.Duration{1, time.Hour} {
+		p.pace.Store(int64(pace))
+		ctx, cancel := context.WithCancel(t.Context())
+		p.fail(func(call string) error {
+			if call == "C_VerifyInit" {
+				cancel()
+				time.Sleep(20 * time.Millisecond) // the caller returns meanwhile
+			}
+			return nil
+		})
+		given := slices.Clone(batches)
+		for i := range given {
+			given[i].Ops = slices.Clone(given[i].Ops)
+		}
+		p.DoMany(ctx, given)
+		for i := range given {
+			for j := range given[i].Ops {
+				given[i].Ops[j].Input = nil // the race detector does not see clear
+			}
+		}
+		for p.pace.Load() == int64(pace) { // until it is over, without a word to who does it
+			time.Sleep(time.Millisecond)
+		}
+		p.fail(nil)
+		check(p.DoMany(t.Context(), batches))
+	}
+}
+
+// TestBatchesClosed: who is in the middle of batches when the provider is closed, or comes later, gets errors that may be
+// tried again.
+func TestBatchesClosed(t *testing.T) {
+	for _, sessions := range []int{1, 8} {
+		h := newHSM(t)
+		config := h.config()
+		config.Sessions = sessions
+		p, err := Open(t.Context(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		made[*macKey](t, p, "mac", providers.HMACSHA256)
+		ops := []providers.Operation{{Op: providers.OpMAC, Key: "mac"}, {Op: providers.OpMAC, Key: "mac"}}
+		var callers sync.WaitGroup
+		for range 16 {
+			callers.Go(func() {
+				for {
+					for _, r := range p.DoMany(t.Context(), []providers.Batch{{Ops: ops, Stop: true}, {Ops: ops}}) {
+						if r[0].Err == nil {
+							continue
+						}
+						if !errors.Is(r[0].Err, providers.Transient) {
+							t.Errorf("closed: %v", r)
+						}
+						return
+					}
+				}
+			})
+		}
+		time.Sleep(20 * time.Millisecond) // let them work
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+		callers.Wait()
 	}
 }
