@@ -120,6 +120,48 @@ func testLoggedOutInTheMiddle(t *testing.T, p *Provider) {
 	}
 }
 
+// When the module says nothing but that something has failed, that is the peer's fault as long as the log-in is there,
+// and the device's when it has gone: then what is good is opened after all.
+func TestBlame(t *testing.T) {
+	h := newHSM(t)
+	p := h.open(t, h.config())
+	ctx := t.Context()
+	enc := made[*cipherKey](t, p, "enc", providers.AES128)
+	wrap := wrapping(t, p, "key.wrap")
+	iv, plain := make([]byte, 16), []byte("sixteen bytes ok")
+	c, err1 := enc.Encrypt(ctx, providers.AESCBC, iv, plain, nil)
+	w, err2 := wrap.Wrap(ctx, plain)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range []p11.Error{p11.CKR_GENERAL_ERROR, p11.CKR_FUNCTION_FAILED} {
+		for name, use := range map[string]func() ([]byte, error){
+			"C_Decrypt":   func() ([]byte, error) { return enc.Decrypt(ctx, providers.AESCBC, iv, c, nil) },
+			"C_UnwrapKey": func() ([]byte, error) { return wrap.Unwrap(ctx, w) },
+		} {
+			for _, away := range []bool{false, true} {
+				var calls atomic.Int32
+				p.fail(func(call string) error {
+					if call != name || calls.Add(1) > 1 {
+						return nil
+					}
+					if away {
+						p.module.ctx.Logout(p.link.owner)
+					}
+					return code
+				})
+				got, err := use()
+				p.fail(nil)
+				if away && (err != nil || !bytes.Equal(got, plain)) {
+					t.Errorf("%s fails with %v because the log-in has gone: %x, %v", name, code, got, err)
+				} else if !away && !errors.Is(err, providers.VerificationFailed) {
+					t.Errorf("%s fails with %v: %x, %v", name, code, got, err)
+				}
+			}
+		}
+	}
+}
+
 // A token that is made anew is not the one whose keys were here.
 func TestInitialisedAgain(t *testing.T) {
 	h := newHSM(t)
