@@ -80,6 +80,10 @@ func (o *odd) Open(ctx context.Context, name string, version uint32) (providers.
 		return panicking{renamed{k, name}}, nil
 	case name == "odd/hang":
 		return hanging{renamed{k, name}}, nil
+	case name == "odd/slow":
+		return slow{renamed{k, name}}, nil
+	case name == "odd/noting":
+		return noting{renamed{k, name}, filepath.Join(o.settings.Dir, "notes")}, nil
 	case name == "odd/error":
 		return failing{renamed{k, name}, errors.New("an error without a code\nin two lines")}, nil
 	case name == "odd/talkative":
@@ -111,6 +115,34 @@ func (panicking) MAC(context.Context, []byte) ([]byte, error) { panic("secret") 
 type hanging struct{ providers.Key }
 
 func (hanging) MAC(context.Context, []byte) ([]byte, error) { select {} }
+
+// slow is a key of a device that is asked over a network.
+type slow struct{ providers.Key }
+
+func (s slow) MAC(ctx context.Context, message []byte) ([]byte, error) {
+	select {
+	case <-time.After(5 * time.Millisecond):
+		return s.Key.(renamed).Key.(providers.MACer).MAC(ctx, message)
+	case <-ctx.Done():
+		return nil, &providers.Error{Code: providers.Transient, Err: ctx.Err()}
+	}
+}
+
+// noting is a key that writes down each message, on a line of its own.
+type noting struct {
+	providers.Key
+	path string
+}
+
+func (n noting) MAC(_ context.Context, message []byte) ([]byte, error) {
+	f, err := os.OpenFile(n.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	_, err = f.Write(append(message, '\n'))
+	return message, err
+}
 
 type failing struct {
 	providers.Key

@@ -25,6 +25,7 @@ type shard struct {
 	inFlight atomic.Int64
 	progress atomic.Int64 // when it last answered, or was asked after it had nothing to do; by Connection.age
 	lost     atomic.Bool  // its last call ended without an answer
+	hung     atomic.Int64 // when it was last killed because it did not answer, likewise; 0: never
 
 	mu      sync.Mutex
 	process *plugin.Process // nil: none runs
@@ -49,6 +50,19 @@ func (s *shard) weight() int64 {
 		n += avoided
 	}
 	return n
+}
+
+// begin counts one more call, or batch that waits for one.
+func (s *shard) begin() {
+	if s.inFlight.Add(1) == 1 {
+		s.progress.Store(s.c.age())
+	}
+}
+
+// hungLately tells whether it may well hang again.
+func (s *shard) hungLately() bool {
+	hung := s.hung.Load()
+	return hung != 0 && s.c.age()-hung < int64(aloneFor)
 }
 
 // use is what Supervise calls with each process.
@@ -134,9 +148,7 @@ func (s *shard) call(ctx context.Context, op string, class int, do rpc) (err err
 	if err := ctx.Err(); err != nil {
 		return &Error{Code: Transient, Op: op, Err: err}
 	}
-	if s.inFlight.Add(1) == 1 {
-		s.progress.Store(s.c.age())
-	}
+	s.begin()
 	defer s.inFlight.Add(-1)
 	if !s.breaker.enter() {
 		return &Error{Code: Transient, Op: op, Err: errors.New("the provider has failed several times")}
@@ -161,6 +173,7 @@ func (s *shard) call(ctx context.Context, op string, class int, do rpc) (err err
 			s.lose(p)
 		}
 		if hung {
+			s.hung.Store(s.c.age())
 			s.c.log("the provider did not answer in time, and is killed: %s", op)
 			go p.Kill()
 		}

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/mslkeep/mslkeep/internal/secret"
 	"github.com/mslkeep/mslkeep/providers/internal/pb"
 )
 
@@ -25,6 +26,7 @@ const (
 	longAtOnce    = 8                    // calls under way, even so
 	quickSteps    = 4                    // of a batch that may go with others
 	quickBytes    = 64 << 10             // of its input
+	aloneFor      = time.Minute          // no batch goes with others after the process has hung
 )
 
 // A queue holds the batches that wait to go together.
@@ -35,11 +37,11 @@ type queue struct {
 	waiting []*waiter
 }
 
-// A waiter is a batch that waits, and the caller with it. Neither reply nor error means that the provider's answer
-// makes no sense.
+// A waiter is a batch that waits, and the caller with it.
 type waiter struct {
 	ctx   context.Context
 	req   *pb.DoRequest
+	own   []byte // the memory of what req holds
 	reply *pb.DoReply
 	err   error
 	done  chan struct{} // closed when reply or err is there
@@ -47,11 +49,12 @@ type waiter struct {
 
 // do does a batch. A reply may come with an error, of which the results tell.
 func (s *shard) do(ctx context.Context, req *pb.DoRequest) (*pb.DoReply, error) {
-	if !s.c.many || !isQuick(req) {
+	if !s.c.many || !isQuick(req) || s.hungLately() {
 		return s.doAlone(ctx, req)
 	}
-	detach(req)
-	w := &waiter{ctx: ctx, req: req, done: make(chan struct{})}
+	w := &waiter{ctx: ctx, req: req, own: detach(req), done: make(chan struct{})}
+	s.begin()
+	defer s.inFlight.Add(-1)
 	q := &s.queue
 	q.mu.Lock()
 	q.waiting = append(q.waiting, w)
@@ -60,8 +63,6 @@ func (s *shard) do(ctx context.Context, req *pb.DoRequest) (*pb.DoReply, error) 
 		go s.serve()
 	}
 	q.mu.Unlock()
-	s.inFlight.Add(1)
-	defer s.inFlight.Add(-1)
 	select {
 	case <-w.done:
 		return w.reply, w.err
@@ -71,7 +72,7 @@ func (s *shard) do(ctx context.Context, req *pb.DoRequest) (*pb.DoReply, error) 
 }
 
 // detach copies the data of a batch: a caller that gives up may use its memory for something else while the call is made.
-func detach(req *pb.DoRequest) {
+func detach(req *pb.DoRequest) []byte {
 	size := 0
 	for _, s := range req.Steps {
 		size += len(s.Iv) + len(s.Input) + len(s.Aad) + len(s.Mac)
@@ -84,6 +85,7 @@ func detach(req *pb.DoRequest) {
 			*field = data[n:len(data):len(data)]
 		}
 	}
+	return data
 }
 
 // isQuick tells whether others may wait for a batch: it has no operation of a key pair, and is small.
@@ -118,8 +120,10 @@ func (q *queue) take() (next []*waiter) {
 		if len(next) == batchesAtOnce {
 			break
 		}
-		if n++; w.ctx.Err() == nil { // else nobody waits any more
+		if n++; w.ctx.Err() == nil {
 			next = append(next, w)
+		} else { // nobody waits any more
+			secret.Wipe(w.own)
 		}
 	}
 	if q.waiting = q.waiting[n:]; len(q.waiting) == 0 {
@@ -147,6 +151,7 @@ func (s *shard) serve() {
 		}
 		returned()
 		for _, w := range next {
+			secret.Wipe(w.own)
 			close(w.done)
 		}
 	}

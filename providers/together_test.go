@@ -8,7 +8,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -76,4 +80,127 @@ func TestTogether(t *testing.T) {
 		})
 	}
 	workers.Wait()
+}
+
+// sums makes a number of messages, and their MACs.
+func sums(t *testing.T, k providers.MACer, n int) (messages, macs [][]byte) {
+	t.Helper()
+	for i := range n {
+		messages = append(messages, fmt.Appendf(nil, "message %d", i))
+		mac, err := k.MAC(t.Context(), messages[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		macs = append(macs, mac)
+	}
+	return messages, macs
+}
+
+// TestTogetherSlow: on a device that is slow, everybody is served whether he comes alone or with others, and nobody waits
+// for long.
+func TestTogetherSlow(t *testing.T) {
+	c := connect(t, settings{}, nil)
+	slow := macKey(t, c, "odd/slow")
+	messages, macs := sums(t, macKey(t, c, "slow"), 300)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // less than a lost one would wait
+	defer cancel()
+	for range 3 {
+		var callers sync.WaitGroup
+		for i := range messages {
+			callers.Go(func() {
+				if got, err := slow.MAC(ctx, messages[i]); err != nil || !bytes.Equal(got, macs[i]) {
+					t.Errorf("caller %d of a slow device: %x, %v", i, got, err)
+				}
+			})
+		}
+		callers.Wait()
+	}
+	for i := range 20 { // one after the other
+		if got, err := slow.MAC(ctx, messages[i]); err != nil || !bytes.Equal(got, macs[i]) {
+			t.Errorf("a lonely caller of a slow device: %x, %v", got, err)
+		}
+	}
+}
+
+// TestGivenUpMemory: when callers have given up, their memory is their own again, although what they wanted is sent once
+// there is a process.
+func TestGivenUpMemory(t *testing.T) {
+	dir := t.TempDir()
+	c := connect(t, settings{Dir: dir}, nil)
+	k := macKey(t, c, "odd/noting")
+	for end := time.Now().Add(30 * time.Second); missing(filepath.Join(dir, "notes")); { // a start may take longer than they are kept
+		if time.Now().After(end) {
+			t.Fatal("nothing of it was ever sent")
+		}
+		sendSignal(t, c, syscall.SIGKILL)
+		waitFor(t, "the process has ended", func() bool { return c.PID() == 0 })
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		var callers sync.WaitGroup
+		for range 16 {
+			callers.Go(func() {
+				message := []byte("message")
+				_, err := k.MAC(ctx, message)
+				clear(message)
+				if !errors.Is(err, providers.Transient) {
+					t.Errorf("a caller that has given up: %v", err)
+				}
+			})
+		}
+		callers.Wait()
+		cancel()
+		waitFor(t, "another process", func() bool { return c.PID() != 0 })
+		if _, err := c.Provider().Keys(t.Context()); err != nil { // after what was sent before
+			t.Error(err)
+		}
+	}
+	notes, err := os.ReadFile(filepath.Join(dir, "notes"))
+	if err != nil || strings.Trim(string(notes), "mesag\n") != "" {
+		t.Errorf("%q was sent, %v", notes, err)
+	}
+}
+
+// TestHungAlone: what hangs a provider takes others along once; then it is asked alone for a while.
+func TestHungAlone(t *testing.T) {
+	c := connect(t, settings{}, func(c *providers.Config) { c.Timeout = 2 * time.Second })
+	k, hanging := macKey(t, c, "mac"), macKey(t, c, "odd/hang")
+	messages, macs := sums(t, k, 40)
+	if _, err := hanging.MAC(t.Context(), nil); !errors.Is(err, providers.Transient) {
+		t.Fatalf("a hung provider: %v", err)
+	}
+	eventually(t, k)
+	var callers sync.WaitGroup
+	for i := range messages {
+		callers.Go(func() {
+			if i == 20 {
+				if _, err := hanging.MAC(t.Context(), nil); !errors.Is(err, providers.Transient) {
+					t.Errorf("a provider that hangs again: %v", err)
+				}
+			} else if got, err := k.MAC(t.Context(), messages[i]); err != nil || !bytes.Equal(got, macs[i]) {
+				t.Errorf("beside a use that hangs again: %x, %v", got, err)
+			}
+		})
+	}
+	callers.Wait()
+}
+
+// TestClosedUnderLoad: when a provider is closed in the middle, all who wait for it get an error soon.
+func TestClosedUnderLoad(t *testing.T) {
+	c := connect(t, settings{}, nil)
+	slow := macKey(t, c, "odd/slow")
+	var callers sync.WaitGroup
+	for range 300 {
+		callers.Go(func() {
+			for {
+				if _, err := slow.MAC(t.Context(), nil); err != nil {
+					if !errors.Is(err, providers.Transient) {
+						t.Errorf("closed: %v", err)
+					}
+					return
+				}
+			}
+		})
+	}
+	time.Sleep(50 * time.Millisecond) // so that many wait
+	c.Close()
+	callers.Wait() // or the test never ends
 }

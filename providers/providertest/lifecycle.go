@@ -7,10 +7,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/mslkeep/mslkeep/providers"
 )
@@ -208,6 +210,40 @@ func (s *suite) batch(t *testing.T) {
 	if results = providers.Do(ctx, s.p, nil, true); len(results) != 0 {
 		t.Errorf("an empty batch has results: %v", results)
 	}
+	s.batches(t, ops, sum)
+}
+
+// batches: of many batches at once, each has its own results.
+func (s *suite) batches(t *testing.T, ops []providers.Operation, sum []byte) {
+	good, bad := slices.Clone(ops), slices.Clone(ops)
+	good[0].MAC, bad[0].MAC = sum, make([]byte, len(sum))
+	check := func(i int, r []providers.Result) {
+		refused := len(r) > 0 && errors.Is(r[0].Err, providers.VerificationFailed)
+		switch opened := len(r) == 2 && r[1].Err == nil && string(r[1].Output) == "plain"; {
+		case i%3 == 0 && !(opened && r[0].Err == nil), i%3 == 1 && !(refused && len(r) == 1), i%3 == 2 && !(refused && opened):
+			t.Errorf("batch %d of many: %v", i, r)
+		}
+	}
+	var many []providers.Batch
+	for i := range 24 {
+		many = append(many, []providers.Batch{{Ops: good, Stop: true}, {Ops: bad, Stop: true}, {Ops: bad}}[i%3])
+	}
+	var wg sync.WaitGroup
+	for i, b := range many {
+		wg.Go(func() { check(i, providers.Do(t.Context(), s.p, b.Ops, b.Stop)) })
+	}
+	wg.Wait()
+	m, ok := s.p.(providers.ManyBatcher)
+	if !ok {
+		return
+	}
+	results := m.DoMany(t.Context(), many)
+	if len(results) != len(many) {
+		t.Fatalf("%d results of %d batches", len(results), len(many))
+	}
+	for i, r := range results {
+		check(i, r)
+	}
 }
 
 // random: a device's generator gives what is asked for, and not the same twice.
@@ -251,6 +287,13 @@ func (s *suite) cancelled(t *testing.T) {
 		t.Error("an operation succeeded whose context had ended")
 	} else {
 		code(t, "cancelled", err, providers.Transient)
+	}
+	for i := range 20 { // in the middle, or just before or after it
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i*i)*10*time.Microsecond)
+		if err := used(ctx, k); err != nil {
+			code(t, "cancelled in the middle", err, providers.Transient)
+		}
+		cancel()
 	}
 	if err := used(t.Context(), k); err != nil {
 		t.Errorf("after a cancelled operation: %v", err)
