@@ -8,12 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 )
 
-// While the HSM is away, mslkeep keys list shows the other keys, names the HSM, and fails.
+// While the HSM is away, mslkeep keys list shows the other keys, names the HSM, and fails; and keys health names it, too.
 func TestKeysListedWhileAway(t *testing.T) {
 	s := newSystem(t, 5*time.Second, "")
 	s.makeKeys()
@@ -32,6 +33,9 @@ func TestKeysListedWhileAway(t *testing.T) {
 			t.Errorf("%s while the HSM is away: %v, %s", how, err, out)
 		}
 	}
+	if said := s.keys("server/apart.toml", "health"); !regexp.MustCompile(`(?m)^provider hsm +NO `).MatchString(said) {
+		t.Errorf("health while the HSM is away: %s", said)
+	}
 	if err := os.Rename(tokens+".away", tokens); err != nil {
 		t.Fatal(err)
 	}
@@ -39,4 +43,7 @@ func TestKeysListedWhileAway(t *testing.T) {
 		out, err := exec.Command(tool(t, "mslkeep"), "keys", "list", "--config", s.path("server/apart.toml"), "hsm:").Output()
 		return err == nil && strings.Contains(string(out), "hsm:token-keys.mac")
 	})
+	if said := s.keys("server/apart.toml", "health"); !regexp.MustCompile(`(?m)^provider hsm +ok`).MatchString(said) {
+		t.Errorf("health when the HSM is back: %s", said)
+	}
 }
