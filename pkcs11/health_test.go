@@ -4,9 +4,13 @@
 package pkcs11
 
 import (
+	"errors"
+	"sync/atomic"
 	"testing"
 
 	p11 "github.com/miekg/pkcs11"
+
+	"github.com/mslkeep/mslkeep/providers"
 )
 
 func TestWarnings(t *testing.T) {
@@ -39,5 +43,45 @@ func TestDescribeWarns(t *testing.T) {
 	d, err := p.Describe(t.Context())
 	if err != nil || len(d.Warnings) != 0 {
 		t.Errorf("%q, %v", d.Warnings, err)
+	}
+}
+
+// TestHealth: each version of each key is used, and one that fails is told, whichever it is.
+func TestHealth(t *testing.T) {
+	h := newHSM(t)
+	p := h.open(t, h.config())
+	for name, kt := range map[string]providers.KeyType{"mac": providers.HMACSHA256, "enc": providers.AES128, "key.wrap": providers.AES128, "pair": providers.ECP256} {
+		for range 2 {
+			_, err := p.Rotate(t.Context(), name)
+			if errors.Is(err, providers.NoSuchKey) {
+				_, err = p.Generate(t.Context(), name, kt)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	before := p.Calls()
+	if err := p.Health(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	after := p.Calls()
+	for call, want := range map[string]uint64{"C_Sign": 4, "C_Encrypt": 2, "C_WrapKey": 2} {
+		if n := after[call] - before[call]; n != want {
+			t.Errorf("%d calls of %s in a check, want %d", n, call, want)
+		}
+		for bad := range int32(want) {
+			var calls atomic.Int32
+			p.fail(func(c string) error {
+				if c == call && calls.Add(1) == bad+1 {
+					return p11.Error(p11.CKR_KEY_FUNCTION_NOT_PERMITTED)
+				}
+				return nil
+			})
+			if err := p.Health(t.Context()); !errors.Is(err, providers.Denied) {
+				t.Errorf("%s %d fails: %v", call, bad+1, err)
+			}
+			p.fail(nil)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -148,5 +149,27 @@ func TestWrongPINOfTwo(t *testing.T) {
 	wg.Wait()
 	if n := tried.Load(); n != 1 {
 		t.Errorf("a wrong PIN was tried %d times", n)
+	}
+}
+
+// TestProbed: what the token says that it cannot do is not offered, nor made a key for.
+func TestProbed(t *testing.T) {
+	h := newHSM(t)
+	path := filepath.Join(h.dir, "softhsm2.conf")
+	conf, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// SoftHSM 2.6.1 does not take away the first of the list.
+	write(t, path, string(conf)+"slots.mechanisms = -CKM_DES_CBC,CKM_AES_GCM,CKM_AES_KEY_WRAP,CKM_ECDSA,CKM_ECDH1_DERIVE\n")
+	p := h.open(t, h.config())
+	enc := made[*cipherKey](t, p, "enc", providers.AES128)
+	if got := enc.Mechanisms(); !slices.Equal(got, []providers.Mechanism{providers.AESCBC}) {
+		t.Errorf("an AES key of a token without AES-GCM has %v", got)
+	}
+	for name, kt := range map[string]providers.KeyType{"key.wrap": providers.AES128, "pair": providers.ECP256} {
+		if _, err := p.Generate(t.Context(), name, kt); !errors.Is(err, providers.NotSupported) {
+			t.Errorf("%s, without its mechanism: %v", name, err)
+		}
 	}
 }

@@ -53,7 +53,7 @@ func Supervise(ctx context.Context, spec Spec, use func(context.Context, *Proces
 		if ctx.Err() != nil {
 			return nil // before a pause that is none could be over, too
 		}
-		pause := delay/2 + rand.N(delay/2+1)
+		pause := jittered(delay)
 		if failed, ok := errors.AsType[*StartError](err); ok && spec.Refused != 0 && failed.Err == ErrEnded && failed.ExitCode == spec.Refused {
 			pause = RefusedDelay
 		}
@@ -62,8 +62,16 @@ func Supervise(ctx context.Context, spec Spec, use func(context.Context, *Proces
 			return nil
 		case <-time.After(pause):
 		}
-		delay = min(max(2*delay, firstDelay), longest)
+		delay = longer(delay, longest)
 	}
+}
+
+// jittered is half of a delay to all of it, so that children that ended together do not start together.
+func jittered(delay time.Duration) time.Duration { return delay/2 + rand.N(delay/2+1) }
+
+// longer is the delay after one.
+func longer(delay, longest time.Duration) time.Duration {
+	return min(max(2*delay, firstDelay), longest)
 }
 
 // attend calls use, and pings the child while it runs.

@@ -81,3 +81,24 @@ func TestRefusedPassword(t *testing.T) {
 		t.Errorf("%d starts of a child whose password is refused the second time", n)
 	}
 }
+
+// TestDelays: the first restart is immediate, and the next ones wait twice as long each, up to a limit, and not all the same.
+func TestDelays(t *testing.T) {
+	var delay time.Duration
+	for _, want := range []time.Duration{0, 50, 100, 200, 400, 800, 1000, 1000} {
+		if want *= time.Millisecond; delay != want {
+			t.Errorf("a delay of %v, want %v", delay, want)
+		}
+		seen := make(map[time.Duration]bool)
+		for range 100 {
+			j := jittered(delay)
+			if seen[j] = true; j < delay/2 || j > delay {
+				t.Errorf("%v became %v", delay, j)
+			}
+		}
+		if delay > 0 && len(seen) < 50 {
+			t.Errorf("100 delays of %v are only %d", delay, len(seen))
+		}
+		delay = longer(delay, time.Second)
+	}
+}
