@@ -20,6 +20,7 @@ const (
 	newcomers   = 4  // who make one session after the other
 	pace        = 20 * time.Millisecond
 	outages     = 12 // at most
+	soonAfter   = 2 * time.Second
 )
 
 // A load is what a system has to do while things happen to its HSM: clients with sessions, which must notice nothing,
@@ -37,6 +38,7 @@ type load struct {
 	refused    atomic.Int64 // new ones that failed as they may
 	forgeries  atomic.Int64
 	genuine    atomic.Int64
+	slowest    atomic.Int64 // nanoseconds that a new session took at most while nothing happened
 	forgedFrom *recorded
 
 	sleepers []*msl.Client // whose tokens are of an earlier life of the agent
@@ -94,6 +96,16 @@ func (l *load) talk(c *msl.Client) {
 	}
 }
 
+// took notes how long a new session took.
+func (l *load) took(d time.Duration) {
+	for {
+		slowest := l.slowest.Load()
+		if int64(d) <= slowest || l.slowest.CompareAndSwap(slowest, int64(d)) {
+			return
+		}
+	}
+}
+
 func (l *load) say(c *msl.Client, data []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -103,11 +115,14 @@ func (l *load) say(c *msl.Client, data []byte) error {
 // come makes new sessions. They may fail only while the HSM is away, and only so that the client may try again.
 func (l *load) come() {
 	for ; !l.stop.Load(); time.Sleep(pace) {
-		phase := l.phase.Load()
+		phase, began := l.phase.Load(), time.Now()
 		c := l.fleet.client(l.t)
 		err := l.say(c, []byte("hello"))
 		c.Close()
 		calm := phase%2 == 0 && phase == l.phase.Load()
+		if calm {
+			l.took(time.Since(began))
+		}
 		switch {
 		case err == nil:
 			l.sessions.Add(1)
@@ -179,11 +194,16 @@ func (l *load) outage(what string, begin func(), seen func() bool, end func()) {
 	}
 	end()
 	lasted := time.Since(began)
+	// Within two seconds, and the time that a session takes on this machine.
+	soon := lasted + soonAfter + 2*time.Duration(l.slowest.Load())
 	for good := 0; good < 3; { // in a row
 		c := l.fleet.client(l.t)
 		err := l.say(c, []byte("are you there?"))
 		c.Close()
 		good++
+		if err == nil && good == 1 && time.Since(began) > soon {
+			l.t.Errorf("%s: the first new session %v after its end", what, time.Since(began)-lasted)
+		}
 		if err == nil {
 			continue
 		}

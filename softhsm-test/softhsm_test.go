@@ -162,7 +162,7 @@ func TestStart(t *testing.T) {
 }
 
 // The provider is killed, stopped, and its token taken away, while keys are used. Nothing wrong comes out, and
-// within two seconds all is well again.
+// soon all is well again. How soon, TestHSMComesAndGoes tells.
 func TestLost(t *testing.T) {
 	h := newHSM(t)
 	c := h.open(t)
