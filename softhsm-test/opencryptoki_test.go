@@ -26,6 +26,7 @@ const (
 	opencryptokiPIN = "canary-8" // it takes no more than 8 bytes
 	// inNamespace is set where opencryptoki has folders of its own.
 	inNamespace = "MSLKEEP_TEST_NAMESPACE"
+	needsRoot   = "the second PKCS #11 token is not tested: this needs root with CAP_SYS_ADMIN, for opencryptoki has folders of the system only"
 )
 
 // TestOpencryptoki has all on opencryptoki's software token. That keeps its keys, locks and socket in folders of the
@@ -40,7 +41,7 @@ func TestOpencryptoki(t *testing.T) {
 		t.Skip("opencryptoki is not installed (apt-get install opencryptoki)")
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("only root can give opencryptoki other folders than those of the system")
+		t.Skip(needsRoot)
 	}
 	runtime.LockOSThread() // with which the other process would be killed
 	defer runtime.UnlockOSThread()
@@ -49,7 +50,7 @@ func TestOpencryptoki(t *testing.T) {
 	again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	out, err := again.CombinedOutput()
 	if errors.Is(err, syscall.EPERM) {
-		t.Skip("namespaces are not allowed here (CAP_SYS_ADMIN)")
+		t.Skip(needsRoot)
 	}
 	if err != nil {
 		t.Fatalf("in a namespace: %v\n%s", err, out)
