@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -183,8 +184,9 @@ func TestHungAlone(t *testing.T) {
 	callers.Wait()
 }
 
-// TestClosedUnderLoad: when a provider is closed in the middle, all who wait for it get an error soon.
+// TestClosedUnderLoad: when a provider is closed in the middle, all who wait for it get an error soon, and nothing is left.
 func TestClosedUnderLoad(t *testing.T) {
+	before := runtime.NumGoroutine()
 	c := connect(t, settings{}, nil)
 	slow := macKey(t, c, "odd/slow")
 	var callers sync.WaitGroup
@@ -203,4 +205,5 @@ func TestClosedUnderLoad(t *testing.T) {
 	time.Sleep(50 * time.Millisecond) // so that many wait
 	c.Close()
 	callers.Wait() // or the test never ends
+	waitFor(t, "nothing is left of it", func() bool { return runtime.NumGoroutine() <= before })
 }
