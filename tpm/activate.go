@@ -90,6 +90,7 @@ func (c *chip) activate(k *stored, t *endorsementTemplate, credential, encrypted
 			CredentialBlob: tpm2.TPM2BIDObject{Buffer: credential},
 			Secret:         tpm2.TPM2BEncryptedSecret{Buffer: encryptedSecret},
 		}.Execute(c)
+		err = c.blame(c.plain, err)
 	}
 	if err := done(err); err != nil {
 		return nil, activationError(err)

@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -284,6 +285,79 @@ func TestFlushedByOthers(t *testing.T) {
 			t.Errorf("persistent %v: %v", persist, err)
 		}
 		raw(t, p, func(c *chip) error { return noneLeft(t, c) })
+	}
+}
+
+// take flushes our sessions, and begins others that have their handles.
+func take(t *testing.T, p *Provider) (theirs int) {
+	t.Helper()
+	raw(t, p, func(c *chip) error {
+		for _, s := range []*session{c.plain, c.policy} {
+			if s == nil {
+				continue
+			}
+			if _, err := (tpm2.FlushContext{FlushHandle: s.handle}).Execute(c); err != nil {
+				return err
+			}
+			r, err := tpm2.StartAuthSession{TPMKey: tpm2.TPMRHNull, Bind: tpm2.TPMRHNull, SessionType: tpm2.TPMSEHMAC, AuthHash: tpm2.TPMAlgSHA256,
+				NonceCaller: tpm2.TPM2BNonce{Buffer: make([]byte, 16)}, Symmetric: tpm2.TPMTSymDef{Algorithm: tpm2.TPMAlgAES,
+					KeyBits: tpm2.NewTPMUSymKeyBits(tpm2.TPMAlgAES, tpm2.TPMKeyBits(128)), Mode: tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB)}}.Execute(c)
+			if err != nil {
+				return err
+			}
+			if h := tpm2.TPMHandle(r.SessionHandle.HandleValue()); h != s.handle {
+				return fmt.Errorf("the other session has handle %x, not %x", h, s.handle)
+			}
+			theirs++
+		}
+		return nil
+	})
+	return theirs
+}
+
+// TestTakenByOthers: somebody has flushed our session, and begun one that has its handle. The chip then says that an authorisation
+// value is wrong, which it is not.
+func TestTakenByOthers(t *testing.T) {
+	for what, first := range map[string]func(*Provider) error{
+		"a key":              func(p *Provider) error { return useAll(t.Context(), p) },
+		"a key to be loaded": func(p *Provider) error { return useAll(t.Context(), p) },
+		"a new key": func(p *Provider) error {
+			_, err := p.Generate(t.Context(), "new", providers.ECP256)
+			return err
+		},
+		"health": func(p *Provider) error { return p.Health(t.Context()) },
+	} {
+		for _, pcrs := range [][]uint{nil, {testPCR}} {
+			config := withAuth(t, newTPM(t).config(t))
+			config.PersistRoot, config.AuthIsRandom, config.PCRs = true, true, pcrs
+			p := open(t, config)
+			makeAll(t, p)
+			for _, err := range []error{useAll(t.Context(), p), p.Health(t.Context())} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if what == "a key to be loaded" {
+				raw(t, p, func(c *chip) error { c.unload(0); return nil })
+			}
+			theirs := take(t, p)
+			if err := first(p); err != nil {
+				t.Errorf("%s, PCRs %v: %v", what, pcrs, err)
+			}
+			if theirs == 2 {
+				raw(t, p, func(c *chip) error { c.endPolicy(); return nil }) // for the chip has room for three
+			}
+			raw(t, p, func(c *chip) error {
+				if _, sessions, err := c.others(); sessions == 0 || err != nil {
+					t.Errorf("%s, PCRs %v: of %d sessions of others, %d are left, %v", what, pcrs, theirs, sessions, err)
+				}
+				return nil
+			})
+			if _, err := os.Stat(filepath.Join(config.Folder, refusedFile)); err == nil {
+				t.Errorf("%s, PCRs %v: the right authorisation value is taken for a wrong one", what, pcrs)
+			}
+			p.Close()
+		}
 	}
 }
 

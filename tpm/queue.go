@@ -212,7 +212,7 @@ func (c *chip) protect(j *job) (err error) {
 	if err := c.ready(); err != nil {
 		return err
 	}
-	return j.run(c)
+	return c.blame(c.plain, j.run(c))
 }
 
 // crowded says whose handles fill the chip. They are not flushed: they may be in use.

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/mslkeep/mslkeep/internal/secret"
+	"github.com/mslkeep/mslkeep/providers"
 )
 
 // A session authorises commands and encrypts their first parameters (TPM 2.0 part 1 §19, §21). Its key comes
@@ -43,7 +44,10 @@ const (
 	attrEncode = 1 << 6
 )
 
-var errSession = errors.New("a response was not made by the chip that the session was begun with")
+var (
+	errSession = errors.New("a response was not made by the chip that the session was begun with")
+	errTaken   = errors.New("somebody else has the handle of our session")
+)
 
 // A direction is which first parameters a session encrypts.
 type direction uint8
@@ -92,6 +96,19 @@ func (c *chip) start(kind tpm2.TPMSE) (*session, error) {
 	c.opened(s.handle)
 	s.key = tpm2.KDFa(crypto.SHA256, salt, "ATH", s.nonceTPM, s.nonceCaller[:], 8*sha256.Size) // part 1 §19.6.8
 	return s, nil
+}
+
+// blame tells a wrong authorisation value from a session whose handle somebody else has now, who has flushed ours, or who was
+// faster after a reset. The chip says the same of both.
+func (c *chip) blame(s *session, err error) error {
+	if _, known := errors.AsType[*providers.Error](err); known || !isAuth(err) || s == nil {
+		return err
+	}
+	if _, serr := (tpm2.GetRandom{BytesRequested: 1}).Execute(c, s.with(nil, encryptOut)); serr == nil {
+		return err
+	}
+	c.flushed(s.handle) // which is not ours to flush
+	return lostError{errTaken}
 }
 
 // wipe forgets the session's key.

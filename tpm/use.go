@@ -25,7 +25,7 @@ func (c *chip) use(k *stored, d direction, command func(tpm2.AuthHandle) error) 
 	}
 	s, err := c.authorised(k, auth, d)
 	if err == nil {
-		err = command(tpm2.AuthHandle{Handle: handle, Name: k.name, Auth: s})
+		err = c.blame(s, command(tpm2.AuthHandle{Handle: handle, Name: k.name, Auth: s}))
 		if s == c.policy && err != nil {
 			c.endPolicy() // what of it is fulfilled is not known
 		}
