@@ -29,7 +29,7 @@ const (
 )
 
 var (
-	errNoCounter    = errors.New("the TPM does not count beside that key")
+	errNoCounter    = errors.New("the TPM does not count beside that key, which is not there or not among the configured counters")
 	errCounterRoom  = errors.New("the TPM has no room for a counter, so nothing shows that an older session was put back")
 	errCounterOwner = errors.New("the TPM's owner has set a password, so no counter can be made")
 	errCounterTaken = errors.New("the counter's NV index is used for something else")
@@ -59,14 +59,14 @@ func counterPublic(index tpm2.TPMHandle) tpm2.TPMSNVPublic {
 func (p *Provider) Count(ctx context.Context, key string, up bool) (uint64, error) {
 	const op = "counting"
 	if !matches(p.config.Counters, key) {
-		return 0, failure(providers.NotSupported, op, errNoCounter)
+		return 0, p.chip.uncounted(errNoCounter)
 	}
 	keys, _, err := p.store.list(key)
 	if err != nil {
 		return 0, failure(providers.Device, op, err)
 	}
 	if key == "" || len(keys) == 0 {
-		return 0, failure(providers.NotSupported, op, errNoCounter)
+		return 0, p.chip.uncounted(errNoCounter)
 	}
 	if keys[0].broken != nil { // it may have another index than it had when it was whole
 		return 0, failure(providers.Corrupt, op, keys[0].broken)

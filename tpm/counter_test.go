@@ -89,6 +89,13 @@ func TestCounter(t *testing.T) {
 		_, err := providers.Count(t.Context(), p, key, true)
 		code(t, "counting beside "+key, err, providers.NotSupported)
 	}
+	p.Close()
+	config.CountersRequired = true // then a key for storing whose name nobody has thought of is not used uncounted
+	p = open(t, config)
+	for _, key := range []string{"sign", "none", "none.storage", ""} {
+		_, err := providers.Count(t.Context(), p, key, true)
+		code(t, "counting beside "+key+" where that is demanded", err, providers.Denied)
+	}
 	if n := len(indices(t, p)); n != 2 {
 		t.Errorf("%d indices for 2 counters", n)
 	}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -256,6 +257,44 @@ func TestLeftByOthers(t *testing.T) {
 				t.Errorf("with little room, key %s: %v", name, err)
 			}
 		}
+	}
+}
+
+// TestSessionsLeftByOthers: a chip that others have filled with sessions is told of, once, and used as soon as there is room.
+func TestSessionsLeftByOthers(t *testing.T) {
+	config := newTPM(t).config(t)
+	config.PersistRoot = true
+	var foreign []*session
+	other := open(t, Config{Device: config.Device, Folder: t.TempDir(), PersistRoot: true})
+	raw(t, other, func(c *chip) error {
+		for range 2 {
+			s, err := c.start(tpm2.TPMSEHMAC)
+			if err != nil {
+				return err
+			}
+			foreign = append(foreign, s)
+		}
+		c.device.Close() // as a process that is killed
+		c.device = nil
+		return nil
+	})
+	other.Close()
+	_, err := Open(t.Context(), config)
+	code(t, "a chip that is full of sessions", err, providers.Transient)
+	if n := strings.Count(fmt.Sprint(err), "3 sessions"); n != 1 {
+		t.Errorf("told %d times: %v", n, err)
+	}
+	d, err := openDevice(config.Device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &chip{config: &config, ctx: t.Context(), device: d, counts: make(map[tpm2.TPMCC]uint64)}
+	c.flush(foreign[0].handle)
+	d.Close()
+	p := open(t, config)
+	makeAll(t, p)
+	if err := useAll(t.Context(), p); err != nil {
+		t.Errorf("with room for one session: %v", err)
 	}
 }
 

@@ -71,7 +71,8 @@ type Config struct {
 	// Defaults: exchange, *.exchange, *.decrypt and *.agree; *.wrap; storage, *.storage and *.sealed.
 	Decrypting, Wrapping, Sealed []string
 	// Counters tells beside which keys the chip counts, as those: see [Provider.Count]. Default: storage and *.storage.
-	// With CountersRequired, a chip that cannot makes uses of such keys for storing fail, and the provider unhealthy.
+	// With CountersRequired, to count beside any other key is refused, so that nothing is stored under it; and a chip that cannot
+	// count makes uses of such keys for storing fail, and the provider unhealthy.
 	Counters         []string
 	CountersRequired bool
 }
