@@ -4,6 +4,7 @@
 package tpm
 
 import (
+	"bytes"
 	"os"
 	"testing"
 
@@ -151,6 +152,19 @@ func TestLockout(t *testing.T) {
 	_, err := key.MAC(ctx, nil)
 	code(t, "use while locked", err, providers.Transient)
 	code(t, "health while locked", p.Health(ctx), providers.Transient)
+	raw(t, p, func(c *chip) error { // TPM2_DictionaryAttackLockReset, which the library does not have
+		response, err := c.Send([]byte{0x80, 0x02, 0, 0, 0, 27, 0, 0, 0x01, 0x39, 0x40, 0, 0, 0x0a, 0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0})
+		if err == nil && !bytes.Equal(response[6:10], make([]byte, 4)) {
+			t.Errorf("resetting the lockout: %x", response)
+		}
+		return err
+	})
+	if _, err := key.MAC(ctx, nil); err != nil {
+		t.Errorf("when it is not locked any more: %v", err)
+	}
+	if err := p.Health(ctx); err != nil {
+		t.Errorf("health when it is not locked any more: %v", err)
+	}
 	p.Close()
 
 	config.AuthIsRandom = true

@@ -6,6 +6,8 @@ package tpm
 import (
 	"bytes"
 	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha1"
@@ -252,6 +254,66 @@ func TestBus(t *testing.T) {
 		t.Fatal(err)
 	}
 	secrets["an agreed secret"] = z
+	imported, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	importedRSA, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scalar, err := imported.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets["an imported scalar"], secrets["an imported prime"] = scalar, importedRSA.Primes[0].Bytes()
+	for name, key := range map[string]any{"imported": imported, "imported.rsa": importedRSA} {
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kt := map[string]providers.KeyType{"imported": providers.ECP256, "imported.rsa": providers.RSA2048}[name]
+		if _, err := p.Import(ctx, name, kt, der); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := opened[providers.Signer](t, p, name).Sign(ctx, map[string]providers.Mechanism{"imported": providers.ECDSAP256, "imported.rsa": providers.RSAPKCS1}[name], nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wrapper := generate[providers.Wrapper](t, p, "aes.wrap", providers.AES128)
+	key = make([]byte, 16)
+	rand.Read(key)
+	secrets["a key that is wrapped"], secrets["half of it"] = key, key[:8]
+	wrapped, err := wrapper.Wrap(ctx, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := wrapper.(providers.Unwrapper).Unwrap(ctx, wrapped); err != nil || !bytes.Equal(got, key) {
+		t.Fatal(err)
+	}
+	for e, err := range p.Endorsements(ctx) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		area, err := tpm2.Unmarshal[tpm2.TPMTPublic](e.Public[2:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		to, err := tpm2.ImportEncapsulationKey(area)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inside := make([]byte, 32)
+		rand.Read(inside)
+		credential, encrypted, err := tpm2.CreateCredential(rand.Reader, to, opened[*signer](t, p, "imported").stored.name.Buffer, inside)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := p.Activate(ctx, e, "imported", 0, credential, encrypted); err != nil || !bytes.Equal(got, inside) {
+			t.Fatalf("%s: %x, %v", e.Name, got, err)
+		}
+		secrets["what is in a credential for "+e.Name] = inside
+	}
 	random, err := p.Random(ctx, 32)
 	if err != nil {
 		t.Fatal(err)

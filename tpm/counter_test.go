@@ -4,6 +4,7 @@
 package tpm
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -235,23 +236,23 @@ func TestNoCounter(t *testing.T) {
 	}
 }
 
-// TestCounterOfOwner: a counter that the owner has made by hand is used.
+// TestCounterOfOwner: a counter that the owner has made by hand, with the command that a warning tells, is used.
 func TestCounterOfOwner(t *testing.T) {
-	config := newTPM(t).config(t)
+	s := newTPM(t)
+	config := s.config(t)
 	config.PersistRoot, config.CountersRequired = true, true
 	p := open(t, config)
 	makeAll(t, p)
-	raw(t, p, func(c *chip) error {
-		keys, _, err := p.store.list("storage")
-		if err != nil {
-			return err
-		}
-		if err := c.makeCounter(counterIndex(keys[0])); err != nil {
-			return err
-		}
-		_, err = tpm2.HierarchyChangeAuth{AuthHandle: owner(), NewAuth: tpm2.TPM2BAuth{Buffer: []byte("owner")}}.Execute(c)
-		return err
-	})
+	setOwner(t, p)
+	d, err := p.Describe(t.Context())
+	if err != nil || len(d.Warnings) != 1 {
+		t.Fatalf("%q, %v", d.Warnings, err)
+	}
+	p.Close()
+	_, command, _ := strings.Cut(d.Warnings[0], "; ")
+	command, _, _ = strings.Cut(command, " makes it")
+	tool(t, s, config.Folder, nil, "sh", "-ec", "command -v tpm2_nvdefine; "+strings.Replace(command, "PASSWORD", "owner", 1))
+	p = open(t, config)
 	if a, b := count(t, p, "storage", true), count(t, p, "storage", true); b != a+1 {
 		t.Errorf("%d, then %d", a, b)
 	}

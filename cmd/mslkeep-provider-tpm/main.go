@@ -18,7 +18,7 @@
 //	sealed          names of the AES keys that are used in memory; default ["storage", "*.storage", "*.sealed"]
 //	counters        names of the keys beside which the chip counts, so that what was sealed earlier can be told from what was
 //	                sealed last; default ["storage", "*.storage"]; [] for none
-//	counters-required  says that nothing is to be sealed with such a key while the chip cannot count
+//	counters-required  says that nothing is to be sealed with a key while the chip does not count beside it
 package main
 
 import (
