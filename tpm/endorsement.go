@@ -40,6 +40,7 @@ func endorsementTemplates() []endorsementTemplate {
 		{"ec-p256-high", 0x01C00014, highTemplate(tpm2.ECCEKTemplate, tpm2.TPMECCNistP256, tpm2.TPMAlgSHA256, policyB256)},
 		{"rsa-2048-high", 0x01C00012, highTemplate(tpm2.RSAEKTemplate, 0, tpm2.TPMAlgSHA256, policyB256)},
 		{"ec-p384-high", 0x01C00016, highTemplate(tpm2.ECCEKTemplate, tpm2.TPMECCNistP384, tpm2.TPMAlgSHA384, policyB384)},
+		{"rsa-3072-high", 0x01C0001C, highTemplate(tpm2.RSAEKTemplate, 0, tpm2.TPMAlgSHA384, policyB384)},
 	}
 }
 
@@ -54,16 +55,18 @@ const (
 func highTemplate(t tpm2.TPMTPublic, curve tpm2.TPMECCCurve, hash tpm2.TPMAlgID, policy string) *tpm2.TPMTPublic {
 	t.NameAlg, t.AuthPolicy = hash, tpm2.TPM2BDigest{Buffer: []byte(policy)}
 	t.ObjectAttributes.UserWithAuth = true
+	aesBits, rsaBits := tpm2.TPMKeyBits(128), tpm2.TPMKeyBits(2048)
+	if hash == tpm2.TPMAlgSHA384 {
+		aesBits, rsaBits = 256, 3072
+	}
+	aes := tpm2.TPMTSymDefObject{Algorithm: tpm2.TPMAlgAES, KeyBits: tpm2.NewTPMUSymKeyBits(tpm2.TPMAlgAES, aesBits),
+		Mode: tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB)}
 	if t.Type == tpm2.TPMAlgRSA {
+		t.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{Symmetric: aes, KeyBits: rsaBits})
 		t.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{})
 		return &t
 	}
-	bits := tpm2.TPMKeyBits(128)
-	if hash == tpm2.TPMAlgSHA384 {
-		bits = 256
-	}
-	t.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{CurveID: curve, Symmetric: tpm2.TPMTSymDefObject{
-		Algorithm: tpm2.TPMAlgAES, KeyBits: tpm2.NewTPMUSymKeyBits(tpm2.TPMAlgAES, bits), Mode: tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB)}})
+	t.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{CurveID: curve, Symmetric: aes})
 	t.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{})
 	return &t
 }
