@@ -5,6 +5,7 @@ package softhsmtest
 
 import (
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -204,4 +205,45 @@ func TestTPMReset(t *testing.T) {
 	if n := d.chip.failures(); n != 0 {
 		t.Errorf("the chip counts %d wrong authorisation values", n)
 	}
+}
+
+// TestTPMCleared: the owner clears the TPM under a device that talks. It is said that the keys are lost, the session is not unsealed,
+// and the way back that docs/tpm.md tells leads back.
+func TestTPMCleared(t *testing.T) {
+	s, d := newTPMSystem(t, "counters-required = true\n")
+	k := d.begin("ECC", rsaExchange, "store", true)
+	k.end(syscall.SIGKILL)
+	eventually(t, "the device's agent has ended", func() bool { return gone(k.agent) })
+	conn, err := net.Dial("unix", d.chip.path("server"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = tpm2.Clear{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)}}.Execute(tpmConn{conn})
+	conn.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(tool(t, "mslkeep-agent"), "doctor", "--config", d.file("agent.toml")).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "it was cleared") {
+		t.Errorf("doctor: %v, %s", err, out)
+	}
+	k = d.talk("ECC", rsaExchange, "store")
+	go k.in.Write([]byte("hello\n")) // it may end at once
+	if line, err := k.out.ReadString('\n'); err == nil && !strings.Contains(line, `"error"`) {
+		t.Errorf("with a cleared TPM: %s", line)
+	}
+	k.in.Close()
+	<-k.done
+
+	if err := os.RemoveAll(d.file("tpm")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(d.file("tpm"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.run("mslkeep-agent", "init", "--config", d.file("agent.toml"))
+	d.keys(d.name+"/keys.toml", "generate", "--type", "ec-p256", "tpm:ec/"+d.name+"-ec")
+	write(t, d.path("devices/"+d.name+"-ec.pem"), d.keys(d.name+"/keys.toml", "public", "tpm:ec/"+d.name+"-ec"))
+	d.begin("ECC", rsaExchange, "store", true).hangUp()
+	d.begin("ECC", rsaExchange, "store", false).hangUp()
 }

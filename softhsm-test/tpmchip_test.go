@@ -4,6 +4,7 @@
 package softhsmtest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 	"maps"
@@ -28,6 +29,7 @@ type chip struct {
 	power     *exec.Cmd // nil: it is off
 
 	mu     sync.Mutex
+	record []byte // of all that crosses the bus
 	counts map[tpm2.TPMCC]int
 	before func(tpm2.TPMCC)
 }
@@ -103,6 +105,13 @@ func (c *chip) hook(f func(tpm2.TPMCC)) {
 	c.before = f
 }
 
+// crossed tells whether something has crossed the bus in clear.
+func (c *chip) crossed(b []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return bytes.Contains(c.record, b)
+}
+
 // asked returns how often each command was sent since the last call.
 func (c *chip) asked() map[tpm2.TPMCC]int {
 	c.mu.Lock()
@@ -138,6 +147,7 @@ func (c *chip) pass(conn net.Conn) {
 		cc := tpm2.TPMCC(binary.BigEndian.Uint32(command[6:]))
 		c.mu.Lock()
 		c.counts[cc]++
+		c.record = append(c.record, command...)
 		before := c.before
 		c.mu.Unlock()
 		if before != nil {
@@ -150,6 +160,9 @@ func (c *chip) pass(conn net.Conn) {
 		if err != nil {
 			return
 		}
+		c.mu.Lock()
+		c.record = append(c.record, response...)
+		c.mu.Unlock()
 		if _, err := conn.Write(response); err != nil {
 			return
 		}

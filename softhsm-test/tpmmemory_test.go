@@ -5,7 +5,10 @@ package softhsmtest
 
 import (
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"io"
 	"os"
 	"slices"
@@ -39,7 +42,7 @@ func (d *device) importTPM(name, keyType string, sizes ...int) (parts []memscan.
 }
 
 // TestTPMKeysStayThere searches the processes of a device and its server for the keys of the device's TPM. Neither protocol process
-// holds any key, and the device's agent none of the TPM's. So that the search is known to work, both agents must hold the session's keys,
+// holds any key, and the device's agent none of the TPM's. No key at all, of the TPM or of a session, crosses the bus in clear. So that the search is known to work, both agents must hold the session's keys,
 // and the server's the pre-shared key, which is in its file.
 func TestTPMKeysStayThere(t *testing.T) {
 	s := newSystem(t, patience, "key-log = \"key.log\"\n")
@@ -75,7 +78,20 @@ func TestTPMKeysStayThere(t *testing.T) {
 				t.Errorf("%s: of %d keys, the %s seems to hold no session key, but %q: the search is broken", scheme, len(all), name, found)
 			}
 		}
+		for _, key := range all {
+			if d.chip.crossed(key.Bytes) {
+				t.Errorf("%s: %s crosses the bus in clear", scheme, key.Label)
+			}
+		}
 		k.hangUp()
+	}
+	block, _ := pem.Decode([]byte(d.keys(d.name+"/keys.toml", "public", "tpm:rsa/"+d.name+"-rsa")))
+	public, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !d.chip.crossed(public.(*rsa.PublicKey).N.Bytes()) {
+		t.Error("not even a public key is found on the bus: the search is broken")
 	}
 }
 

@@ -35,7 +35,7 @@ certserial = %[1]s/certserial
 `
 
 // newLab makes a TPM with endorsement keys and their certificates, and starts it until the test ends.
-func newLab(t *testing.T) *lab {
+func newLab(t *testing.T, more ...string) *lab {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "enrol") // short, for the socket's path
 	if err != nil {
@@ -51,7 +51,7 @@ func newLab(t *testing.T) *lab {
 			t.Fatal(err)
 		}
 	}
-	setup := exec.Command("swtpm_setup", "--tpm2", "--tpmstate", dir, "--config", l.path("setup.conf"), "--create-ek-cert")
+	setup := exec.Command("swtpm_setup", append([]string{"--tpm2", "--tpmstate", dir, "--config", l.path("setup.conf"), "--create-ek-cert"}, more...)...)
 	if out, err := setup.CombinedOutput(); err != nil {
 		t.Fatalf("swtpm_setup: %v: %s", err, out)
 	}
@@ -178,6 +178,18 @@ func TestEnrolment(t *testing.T) {
 	if left := l.handles(); len(left) > 0 {
 		t.Errorf("left in the chip: %x", left)
 	}
+}
+
+// TestLargeEndorsement: an endorsement key of 3072 bits, by its certificate.
+func TestLargeEndorsement(t *testing.T) {
+	l := newLab(t, "--rsa-keysize", "3072")
+	lines, _ := l.run(0, "endorsement", "--tpm", "swtpm:unix:"+l.socket)
+	for line := range strings.Lines(lines) {
+		if strings.HasSuffix(line, "# rsa-3072-high, certificate\n") {
+			l.write("list", line)
+		}
+	}
+	l.enrol(0, l.serve("--endorsement-keys", l.path("list"), "--roots", l.path("issuercert.pem")), "device-1")
 }
 
 // TestAuthorisation: keys with an authorisation value, and an endorsement hierarchy with one that nobody tells us.
