@@ -71,7 +71,7 @@ func (r *remote) Open(ctx context.Context, name string, version uint32) (Key, er
 	if info.Name != name || info.Version == 0 || version != 0 && info.Version != version {
 		return nil, &Error{Code: Device, Op: op, Err: errAnswer}
 	}
-	k := &remoteKey{c: r.c, info: info, mechanisms: named[Mechanism](reply.Key.Mechanisms)}
+	k := &remoteKey{c: r.c, info: info, mechanisms: named[Mechanism](reply.Key.Mechanisms), public: reply.Key.PublicKey}
 	key, ok := withCapabilities(k, operations(reply.Key.Operations))
 	if !ok {
 		return nil, &Error{Code: Device, Op: op, Err: errAnswer}

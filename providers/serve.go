@@ -174,7 +174,11 @@ func (s *server) Open(ctx context.Context, r *pb.OpenRequest) (*pb.KeyReply, err
 	if err != nil {
 		return &pb.KeyReply{Failure: toFailure(err)}, nil
 	}
-	return &pb.KeyReply{Key: toKey(k)}, nil
+	out := toKey(k)
+	if pair, ok := k.(PublicKeyer); ok { // which spares whoever opens a pair a round trip
+		out.PublicKey, _ = pair.PublicKey(ctx) // if it fails, it does so again when it is asked for
+	}
+	return &pb.KeyReply{Key: out}, nil
 }
 
 func (s *server) PublicKey(ctx context.Context, r *pb.PublicKeyRequest) (*pb.PublicKeyReply, error) {

@@ -23,13 +23,16 @@ import (
 func TestTPMSchemes(t *testing.T) {
 	ways := map[string][]string{
 		"RSA":  {"ASYMMETRIC_WRAPPED/JWE_RSA"},
-		"ECC":  {"ASYMMETRIC_WRAPPED/JWK_RSA"},
+		"ECC":  {"ASYMMETRIC_WRAPPED/JWK_RSA", "ASYMMETRIC_WRAPPED/RSA"},
 		"X509": {"ASYMMETRIC_WRAPPED/JWEJS_RSA"},
 		"PSK":  {"ASYMMETRIC_WRAPPED/JWE_RSA", "SYMMETRIC_WRAPPED/PSK", "JWE_LADDER/PSK", "JWK_LADDER/PSK"},
 	}
 	for name, settings := range map[string]string{"Sealed": sealPSK, "InTheChip": ""} {
 		t.Run(name, func(t *testing.T) {
-			_, d := newTPMSystem(t, settings)
+			s, d := newTPMSystem(t, settings)
+			s.server.end(syscall.SIGTERM)
+			s.serveDevices(`key-exchanges = ["SYMMETRIC_WRAPPED/PSK", "JWE_LADDER/PSK", "JWK_LADDER/PSK", "ASYMMETRIC_WRAPPED/JWE_RSA",
+				"ASYMMETRIC_WRAPPED/JWK_RSA", "ASYMMETRIC_WRAPPED/JWEJS_RSA", "ASYMMETRIC_WRAPPED/RSA"]` + "\n")
 			for scheme, exchanges := range ways {
 				if scheme != "PSK" && settings != "" {
 					continue // only pre-shared keys are kept in another way

@@ -50,6 +50,7 @@ const tpmAgent = fileKeys + tpmRoles + `psk-prefix = "tpm:psk/"
 rsa-prefix = "tpm:rsa/"
 ec-prefix = "tpm:ec/"
 key-log = "key.log"
+allow = ["RSA"]
 [limits]
 age = "10m"
 [[providers]]
@@ -241,7 +242,7 @@ func (k *talk) hangUp() {
 // newTPMSystem makes a server on an HSM, which serves, and a device on a TPM that it knows.
 func newTPMSystem(t testing.TB, more string) (*system, *device) {
 	t.Helper()
-	s := newSystem(t, 10*time.Second, "key-log = \"key.log\"\n")
+	s := newSystem(t, 10*time.Second, "key-log = \"key.log\"\nallow = [\"RSA\"]\n")
 	s.makeKeys()
 	certify := s.know()
 	d := newDevice(s, "tpm-device", more)

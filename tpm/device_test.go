@@ -76,6 +76,27 @@ func TestCharacter(t *testing.T) {
 	wg.Wait()
 }
 
+// TestStream: a socket that does not answer in time, or with what is no response, ends an exchange.
+func TestStream(t *testing.T) {
+	random := []byte{0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x7b, 0, 8} // TPM2_GetRandom
+	for what, answer := range map[string][]byte{
+		"nothing": nil, "half a header": {0x80, 1, 0, 0, 0}, "half a response": {0x80, 1, 0, 0, 0, 12, 0, 0, 0, 0, 0},
+		"a size below the header's": {0x80, 1, 0, 0, 0, 9, 0, 0, 0, 0}, "a size above all": {0x80, 1, 0x7f, 0, 0, 0, 0, 0, 0, 0},
+	} {
+		near, far := net.Pipe()
+		go func() {
+			io.ReadFull(far, make([]byte, len(random)))
+			far.Write(answer)
+		}()
+		began := time.Now()
+		if response, err := (stream{near}).exchange(random, began.Add(50*time.Millisecond)); err == nil || time.Since(began) > 10*time.Second {
+			t.Errorf("%s: %x after %v", what, response, time.Since(began))
+		}
+		near.Close()
+		far.Close()
+	}
+}
+
 // TestTCP: swtpm's other channel.
 func TestTCP(t *testing.T) {
 	s := newTPM(t)

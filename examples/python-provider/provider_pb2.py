@@ -13,7 +13,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0eprovider.proto\x12\x13mslkeep.provider.v1\"N\n\x07\x46\x61ilure\x12\'\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x19.mslkeep.provider.v1.Code\x12\n\n\x02op\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x8b\x01\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07\x63reated\x18\x04 \x01(\x03\x12\x32\n\noperations\x18\x05 \x03(\x0e\x32\x1e.mslkeep.provider.v1.Operation\x12\x12\n\nmechanisms\x18\x06 \x03(\t\"\x11\n\x0f\x44\x65scribeRequest\"\xa3\x02\n\rDescribeReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\tgenerates\x18\x03 \x01(\x08\x12\x0f\n\x07imports\x18\x04 \x01(\x08\x12\x0f\n\x07rotates\x18\x05 \x01(\x08\x12\x10\n\x08\x64\x65stroys\x18\x06 \x01(\x08\x12\x16\n\x0egenerate_types\x18\x07 \x03(\t\x12\x14\n\x0cimport_types\x18\x08 \x03(\t\x12\x10\n\x08max_data\x18\t \x01(\x03\x12\x0e\n\x06random\x18\n \x01(\x08\x12\x0c\n\x04many\x18\x0b \x01(\x08\x12\x10\n\x08warnings\x18\x0c \x03(\t\x12\r\n\x05\x66\x61\x63ts\x18\r \x03(\t\x12-\n\x07\x66\x61ilure\x18\x0f \x01(\x0b\x32\x1c.mslkeep.provider.v1.Failure\"\x0f\n\rHealthRequest\"<\n\x0bHealthReply\x12-\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1c.mslkeep.provider.v1.Failure\"\r\n\x0bKeysRequest\"b\n\tKeysReply\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.mslkeep.provider.v1.Key\x12-\n\x07\x66\x61ilure\x18\x0f \x01(\x0b\x32\x1c.mslkeep.provider.v1.Failure\",\n\x0bOpenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"`\n\x08KeyReply\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.mslkeep.provider.v1.Key\x12-\n\x07\x66\x61ilure\x18\x0f \x01(\x0b\x32\x1c.mslkeep.provider.v1.Failure\"1\n\x10PublicKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"M\n\x0ePublicKeyReply\x12\x0c\n\x04spki\x18\x01 \x01(\x0c\x12-\n\x07\x66\x61ilure\x18\x0f \x01(\x0b\x32\x1c.mslkeep.provider.v1.Failure\"-\n\x0fGenerateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\"8\n\rImportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\x0c\"\x1d\n\rRotateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"/\n\x0e\x44\x65stroyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"=\n\x0c\x44\x65stroyReply\x12-\n\x07\x66\x61ilure\x18\x0f \x01(\x0b\x32\x1c.mslkeep.provider.v1.Failure\"C\n\tDoRequest\x12(\n\x05steps\x18\x01 \x03(\x0b\x32\x19.mslkeep.provider.v1.Step\x12\x0c\n\x04stop\x18\x02 \x01(\x08\"\xaf\x01\n\x04Step\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x31\n\toperation\x18\x03 \x01(\x0e\x32\x1e.mslkeep.provider.v1.Operation\x12\x11\n\tmechanism\x18\x04 \x01(\t\x12\n\n\x02iv\x18\x05 \x01(\x0c\x12\r\n\x05input\x18\x06 \x01(\x0c\x12\x0b\n\x03\x61\x61\x64\x18\x07 \x01(\x0c\x12\x0b\n\x03mac\x18\x08 \x01(\x0c\x12\x0e\n\x06length\x18\t \x01(\r\";\n\x07\x44oReply\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.mslkeep.provider.v1.StepResult\"@\n\rDoManyRequest\x12/\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x1e.mslkeep.provider.v1.DoRequest\"<\n\x0b\x44oManyReply\x12-\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x1c.mslkeep.provider.v1.DoReply\"K\n\nStepResult\x12\x0e\n\x06output\x18\x01 \x01(\x0c\x12-\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1c.mslkeep.provider.v1.Failure*\xb4\x01\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bNO_SUCH_KEY\x10\x01\x12\n\n\x06\x45XISTS\x10\x02\x12\x11\n\rNOT_SUPPORTED\x10\x03\x12\n\n\x06\x44\x45NIED\x10\x04\x12\r\n\tMALFORMED\x10\x05\x12\x17\n\x13VERIFICATION_FAILED\x10\x06\x12\r\n\tTRANSIENT\x10\x07\x12\n\n\x06\x44\x45VICE\x10\x08\x12\n\n\x06LOCKED\x10\t\x12\x0b\n\x07\x43ORRUPT\x10\n*\xca\x01\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x45NCRYPT\x10\x01\x12\x0b\n\x07\x44\x45\x43RYPT\x10\x02\x12\x07\n\x03MAC\x10\x03\x12\x0e\n\nVERIFY_MAC\x10\x04\x12\x08\n\x04SIGN\x10\x05\x12\x0f\n\x0b\x44\x45\x43RYPT_RSA\x10\x06\x12\t\n\x05\x41GREE\x10\x07\x12\x08\n\x04WRAP\x10\x08\x12\n\n\x06UNWRAP\x10\t\x12\x0e\n\nPUBLIC_KEY\x10\n\x12\n\n\x06RANDOM\x10\x0b\x12\t\n\x05\x43OUNT\x10\x0c\x12\x0c\n\x08\x43OUNT_UP\x10\r2\xee\x06\n\x08Provider\x12T\n\x08\x44\x65scribe\x12$.mslkeep.provider.v1.DescribeRequest\x1a\".mslkeep.provider.v1.DescribeReply\x12N\n\x06Health\x12\".mslkeep.provider.v1.HealthRequest\x1a .mslkeep.provider.v1.HealthReply\x12H\n\x04Keys\x12 .mslkeep.provider.v1.KeysRequest\x1a\x1e.mslkeep.provider.v1.KeysReply\x12G\n\x04Open\x12 .mslkeep.provider.v1.OpenRequest\x1a\x1d.mslkeep.provider.v1.KeyReply\x12W\n\tPublicKey\x12%.mslkeep.provider.v1.PublicKeyRequest\x1a#.mslkeep.provider.v1.PublicKeyReply\x12\x42\n\x02\x44o\x12\x1e.mslkeep.provider.v1.DoRequest\x1a\x1c.mslkeep.provider.v1.DoReply\x12N\n\x06\x44oMany\x12\".mslkeep.provider.v1.DoManyRequest\x1a .mslkeep.provider.v1.DoManyReply\x12O\n\x08Generate\x12$.mslkeep.provider.v1.GenerateRequest\x1a\x1d.mslkeep.provider.v1.KeyReply\x12K\n\x06Import\x12\".mslkeep.provider.v1.ImportRequest\x1a\x1d.mslkeep.provider.v1.KeyReply\x12K\n\x06Rotate\x12\".mslkeep.provider.v1.RotateRequest\x1a\x1d.mslkeep.provider.v1.KeyReply\x12Q\n\x07\x44\x65stroy\x12#.mslkeep.provider.v1.DestroyRequest\x1a!.mslkeep.provider.v1.DestroyReplyB2Z0github.com/mslkeep/mslkeep/providers/internal/pbb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0eprovider.proto\x12\x13mslkeep.provider.v1\"N\n\x07\x46\x61ilure\x12\'\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x19.mslkeep.provider.v1.Code\x12\n\n\x02op\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x9f\x01\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07\x63reated\x18\x04 \x01(\x03\x12\x32\n\noperations\x18\x05 \x03(\x0e\x32\x1e.mslkeep.provider.v1.Operation\x12\x12\n\nmechanisms\x18\x06 \x03(\t\x12\x12\n\npublic_key\x18\x07 \x01(\x0c\"\x11\n\x0f\x44\x65scribeRequest\"\xa3\x02\n\rDescribeReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\tgenerates\x18\x03 \x01(\x08\x12\x0f\n\x07imports\x18\x04 \x01(\x08\x12\x0f\n\x07rotates\x18\x05 \x01(\x08\x12\x10\n\x08\x64\x65stroys\x18\x06 \x01(\x08\x12\x16\n\x0egenerate_types\x18\x07 \x03(\t\x12\x14\n\x0cimport_types\x18\x08 \x03(\t\x12\x10\n\x08max_data\x18\t \x01(\x03\x12\x0e\n\x06random\x18\n \x01(\x08\x12\x0c\n\x04many\x18\x0b \x01(\x08\x12\x10\n\x08warnings\x18\x0c \x03(\t\x12\r\n\x05\x66\x61\x63ts\x18\r \x03(\t\x12-\n\x07\x66\x61ilure\x18\x0f \x01(\x0b\x32\x1c.mslkeep.provider.v1.Failure\"\x0f\n\rHealthRequest\"<\n\x0bHealthReply\x12-\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1c.mslkeep.provider.v1.Failure\"\r\n\x0bKeysRequest\"b\n\tKeysReply\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.mslkeep.provider.v1.Key\x12-\n\x07\x66\x61ilure\x18\x0f \x01(\x0b\x32\x1c.mslkeep.provider.v1.Failure\",\n\x0bOpenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"`\n\x08KeyReply\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.mslkeep.provider.v1.Key\x12-\n\x07\x66\x61ilure\x18\x0f \x01(\x0b\x32\x1c.mslkeep.provider.v1.Failure\"1\n\x10PublicKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"M\n\x0ePublicKeyReply\x12\x0c\n\x04spki\x18\x01 \x01(\x0c\x12-\n\x07\x66\x61ilure\x18\x0f \x01(\x0b\x32\x1c.mslkeep.provider.v1.Failure\"-\n\x0fGenerateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\"8\n\rImportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\x0c\"\x1d\n\rRotateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"/\n\x0e\x44\x65stroyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"=\n\x0c\x44\x65stroyReply\x12-\n\x07\x66\x61ilure\x18\x0f \x01(\x0b\x32\x1c.mslkeep.provider.v1.Failure\"C\n\tDoRequest\x12(\n\x05steps\x18\x01 \x03(\x0b\x32\x19.mslkeep.provider.v1.Step\x12\x0c\n\x04stop\x18\x02 \x01(\x08\"\xaf\x01\n\x04Step\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x31\n\toperation\x18\x03 \x01(\x0e\x32\x1e.mslkeep.provider.v1.Operation\x12\x11\n\tmechanism\x18\x04 \x01(\t\x12\n\n\x02iv\x18\x05 \x01(\x0c\x12\r\n\x05input\x18\x06 \x01(\x0c\x12\x0b\n\x03\x61\x61\x64\x18\x07 \x01(\x0c\x12\x0b\n\x03mac\x18\x08 \x01(\x0c\x12\x0e\n\x06length\x18\t \x01(\r\";\n\x07\x44oReply\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.mslkeep.provider.v1.StepResult\"@\n\rDoManyRequest\x12/\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x1e.mslkeep.provider.v1.DoRequest\"<\n\x0b\x44oManyReply\x12-\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x1c.mslkeep.provider.v1.DoReply\"K\n\nStepResult\x12\x0e\n\x06output\x18\x01 \x01(\x0c\x12-\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1c.mslkeep.provider.v1.Failure*\xb4\x01\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bNO_SUCH_KEY\x10\x01\x12\n\n\x06\x45XISTS\x10\x02\x12\x11\n\rNOT_SUPPORTED\x10\x03\x12\n\n\x06\x44\x45NIED\x10\x04\x12\r\n\tMALFORMED\x10\x05\x12\x17\n\x13VERIFICATION_FAILED\x10\x06\x12\r\n\tTRANSIENT\x10\x07\x12\n\n\x06\x44\x45VICE\x10\x08\x12\n\n\x06LOCKED\x10\t\x12\x0b\n\x07\x43ORRUPT\x10\n*\xca\x01\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x45NCRYPT\x10\x01\x12\x0b\n\x07\x44\x45\x43RYPT\x10\x02\x12\x07\n\x03MAC\x10\x03\x12\x0e\n\nVERIFY_MAC\x10\x04\x12\x08\n\x04SIGN\x10\x05\x12\x0f\n\x0b\x44\x45\x43RYPT_RSA\x10\x06\x12\t\n\x05\x41GREE\x10\x07\x12\x08\n\x04WRAP\x10\x08\x12\n\n\x06UNWRAP\x10\t\x12\x0e\n\nPUBLIC_KEY\x10\n\x12\n\n\x06RANDOM\x10\x0b\x12\t\n\x05\x43OUNT\x10\x0c\x12\x0c\n\x08\x43OUNT_UP\x10\r2\xee\x06\n\x08Provider\x12T\n\x08\x44\x65scribe\x12$.mslkeep.provider.v1.DescribeRequest\x1a\".mslkeep.provider.v1.DescribeReply\x12N\n\x06Health\x12\".mslkeep.provider.v1.HealthRequest\x1a .mslkeep.provider.v1.HealthReply\x12H\n\x04Keys\x12 .mslkeep.provider.v1.KeysRequest\x1a\x1e.mslkeep.provider.v1.KeysReply\x12G\n\x04Open\x12 .mslkeep.provider.v1.OpenRequest\x1a\x1d.mslkeep.provider.v1.KeyReply\x12W\n\tPublicKey\x12%.mslkeep.provider.v1.PublicKeyRequest\x1a#.mslkeep.provider.v1.PublicKeyReply\x12\x42\n\x02\x44o\x12\x1e.mslkeep.provider.v1.DoRequest\x1a\x1c.mslkeep.provider.v1.DoReply\x12N\n\x06\x44oMany\x12\".mslkeep.provider.v1.DoManyRequest\x1a .mslkeep.provider.v1.DoManyReply\x12O\n\x08Generate\x12$.mslkeep.provider.v1.GenerateRequest\x1a\x1d.mslkeep.provider.v1.KeyReply\x12K\n\x06Import\x12\".mslkeep.provider.v1.ImportRequest\x1a\x1d.mslkeep.provider.v1.KeyReply\x12K\n\x06Rotate\x12\".mslkeep.provider.v1.RotateRequest\x1a\x1d.mslkeep.provider.v1.KeyReply\x12Q\n\x07\x44\x65stroy\x12#.mslkeep.provider.v1.DestroyRequest\x1a!.mslkeep.provider.v1.DestroyReplyB2Z0github.com/mslkeep/mslkeep/providers/internal/pbb\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'provider_pb2', globals())
@@ -21,56 +21,56 @@ if _descriptor._USE_C_DESCRIPTORS == False:
 
   DESCRIPTOR._options = None
   DESCRIPTOR._serialized_options = b'Z0github.com/mslkeep/mslkeep/providers/internal/pb'
-  _CODE._serialized_start=1804
-  _CODE._serialized_end=1984
-  _OPERATION._serialized_start=1987
-  _OPERATION._serialized_end=2189
+  _CODE._serialized_start=1824
+  _CODE._serialized_end=2004
+  _OPERATION._serialized_start=2007
+  _OPERATION._serialized_end=2209
   _FAILURE._serialized_start=39
   _FAILURE._serialized_end=117
   _KEY._serialized_start=120
-  _KEY._serialized_end=259
-  _DESCRIBEREQUEST._serialized_start=261
-  _DESCRIBEREQUEST._serialized_end=278
-  _DESCRIBEREPLY._serialized_start=281
-  _DESCRIBEREPLY._serialized_end=572
-  _HEALTHREQUEST._serialized_start=574
-  _HEALTHREQUEST._serialized_end=589
-  _HEALTHREPLY._serialized_start=591
-  _HEALTHREPLY._serialized_end=651
-  _KEYSREQUEST._serialized_start=653
-  _KEYSREQUEST._serialized_end=666
-  _KEYSREPLY._serialized_start=668
-  _KEYSREPLY._serialized_end=766
-  _OPENREQUEST._serialized_start=768
-  _OPENREQUEST._serialized_end=812
-  _KEYREPLY._serialized_start=814
-  _KEYREPLY._serialized_end=910
-  _PUBLICKEYREQUEST._serialized_start=912
-  _PUBLICKEYREQUEST._serialized_end=961
-  _PUBLICKEYREPLY._serialized_start=963
-  _PUBLICKEYREPLY._serialized_end=1040
-  _GENERATEREQUEST._serialized_start=1042
-  _GENERATEREQUEST._serialized_end=1087
-  _IMPORTREQUEST._serialized_start=1089
-  _IMPORTREQUEST._serialized_end=1145
-  _ROTATEREQUEST._serialized_start=1147
-  _ROTATEREQUEST._serialized_end=1176
-  _DESTROYREQUEST._serialized_start=1178
-  _DESTROYREQUEST._serialized_end=1225
-  _DESTROYREPLY._serialized_start=1227
-  _DESTROYREPLY._serialized_end=1288
-  _DOREQUEST._serialized_start=1290
-  _DOREQUEST._serialized_end=1357
-  _STEP._serialized_start=1360
-  _STEP._serialized_end=1535
-  _DOREPLY._serialized_start=1537
-  _DOREPLY._serialized_end=1596
-  _DOMANYREQUEST._serialized_start=1598
-  _DOMANYREQUEST._serialized_end=1662
-  _DOMANYREPLY._serialized_start=1664
-  _DOMANYREPLY._serialized_end=1724
-  _STEPRESULT._serialized_start=1726
-  _STEPRESULT._serialized_end=1801
-  _PROVIDER._serialized_start=2192
-  _PROVIDER._serialized_end=3070
+  _KEY._serialized_end=279
+  _DESCRIBEREQUEST._serialized_start=281
+  _DESCRIBEREQUEST._serialized_end=298
+  _DESCRIBEREPLY._serialized_start=301
+  _DESCRIBEREPLY._serialized_end=592
+  _HEALTHREQUEST._serialized_start=594
+  _HEALTHREQUEST._serialized_end=609
+  _HEALTHREPLY._serialized_start=611
+  _HEALTHREPLY._serialized_end=671
+  _KEYSREQUEST._serialized_start=673
+  _KEYSREQUEST._serialized_end=686
+  _KEYSREPLY._serialized_start=688
+  _KEYSREPLY._serialized_end=786
+  _OPENREQUEST._serialized_start=788
+  _OPENREQUEST._serialized_end=832
+  _KEYREPLY._serialized_start=834
+  _KEYREPLY._serialized_end=930
+  _PUBLICKEYREQUEST._serialized_start=932
+  _PUBLICKEYREQUEST._serialized_end=981
+  _PUBLICKEYREPLY._serialized_start=983
+  _PUBLICKEYREPLY._serialized_end=1060
+  _GENERATEREQUEST._serialized_start=1062
+  _GENERATEREQUEST._serialized_end=1107
+  _IMPORTREQUEST._serialized_start=1109
+  _IMPORTREQUEST._serialized_end=1165
+  _ROTATEREQUEST._serialized_start=1167
+  _ROTATEREQUEST._serialized_end=1196
+  _DESTROYREQUEST._serialized_start=1198
+  _DESTROYREQUEST._serialized_end=1245
+  _DESTROYREPLY._serialized_start=1247
+  _DESTROYREPLY._serialized_end=1308
+  _DOREQUEST._serialized_start=1310
+  _DOREQUEST._serialized_end=1377
+  _STEP._serialized_start=1380
+  _STEP._serialized_end=1555
+  _DOREPLY._serialized_start=1557
+  _DOREPLY._serialized_end=1616
+  _DOMANYREQUEST._serialized_start=1618
+  _DOMANYREQUEST._serialized_end=1682
+  _DOMANYREPLY._serialized_start=1684
+  _DOMANYREPLY._serialized_end=1744
+  _STEPRESULT._serialized_start=1746
+  _STEPRESULT._serialized_end=1821
+  _PROVIDER._serialized_start=2212
+  _PROVIDER._serialized_end=3090
 # @@protoc_insertion_point(module_scope)

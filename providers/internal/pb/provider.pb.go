@@ -279,6 +279,7 @@ type Key struct {
 	Created       int64                  `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`                                                 // Unix seconds; 0: not known
 	Operations    []Operation            `protobuf:"varint,5,rep,packed,name=operations,proto3,enum=mslkeep.provider.v1.Operation" json:"operations,omitempty"` // all that it can do; what is not here is never asked for
 	Mechanisms    []string               `protobuf:"bytes,6,rep,name=mechanisms,proto3" json:"mechanisms,omitempty"`                                            // all that it can do them with
+	PublicKey     []byte                 `protobuf:"bytes,7,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`                             // of a key pair, in the reply to Open, as PUBLIC_KEY returns it; empty: to be asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -351,6 +352,13 @@ func (x *Key) GetOperations() []Operation {
 func (x *Key) GetMechanisms() []string {
 	if x != nil {
 		return x.Mechanisms
+	}
+	return nil
+}
+
+func (x *Key) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
 	}
 	return nil
 }
@@ -1522,7 +1530,7 @@ const file_provider_proto_rawDesc = "" +
 	"\aFailure\x12-\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x19.mslkeep.provider.v1.CodeR\x04code\x12\x0e\n" +
 	"\x02op\x18\x02 \x01(\tR\x02op\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail\"\xc1\x01\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"\xe0\x01\n" +
 	"\x03Key\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12\x12\n" +
@@ -1533,7 +1541,9 @@ const file_provider_proto_rawDesc = "" +
 	"operations\x12\x1e\n" +
 	"\n" +
 	"mechanisms\x18\x06 \x03(\tR\n" +
-	"mechanisms\"\x11\n" +
+	"mechanisms\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\a \x01(\fR\tpublicKey\"\x11\n" +
 	"\x0fDescribeRequest\"\xa6\x03\n" +
 	"\rDescribeReply\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
