@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+	"sync"
 
 	"github.com/mslkeep/mslkeep/internal/secret"
 	"github.com/mslkeep/mslkeep/internal/wire"
@@ -86,11 +87,16 @@ func sealedHead(format byte, version uint32, token [32]byte) (head, aad []byte) 
 
 // sealSession makes a session storable.
 func (a *Agent) sealSession(ctx context.Context, s *session) ([]byte, error) {
+	var n uint64
+	var counted bool
+	var countErr error
+	var counting sync.WaitGroup // while the key is opened, which spares one of two round trips to a device
+	counting.Go(func() { n, counted, countErr = a.sealedCount(ctx, true) })
 	key, err := a.storageKey(ctx, 0)
-	if err != nil {
-		return nil, err
+	counting.Wait()
+	if err == nil {
+		err = countErr
 	}
-	n, counted, err := a.sealedCount(ctx, true)
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +127,9 @@ func (a *Agent) sealSession(ctx context.Context, s *session) ([]byte, error) {
 
 // sealedCount returns what the device has counted, if it counts beside the storage key.
 func (a *Agent) sealedCount(ctx context.Context, up bool) (n uint64, counted bool, err error) {
+	if a.cfg.StorageKey == "" {
+		return 0, false, nil
+	}
 	n, err = providers.Count(ctx, a.provider, a.cfg.StorageKey, up)
 	if errors.Is(err, providers.NotSupported) {
 		return 0, false, nil
