@@ -226,10 +226,14 @@ func TestTPMCleared(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(tool(t, "mslkeep-agent"), "doctor", "--config", d.file("agent.toml")).CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "it was cleared") {
-		t.Errorf("doctor: %v, %s", err, out)
+	doctor := func(what, says string) {
+		t.Helper()
+		out, err := exec.Command(tool(t, "mslkeep-agent"), "doctor", "--config", d.file("agent.toml")).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), says) {
+			t.Errorf("doctor of %s: %v, %s", what, err, out)
+		}
 	}
+	doctor("a cleared TPM", "it was cleared")
 	k = d.talk("ECC", rsaExchange, "store")
 	go k.in.Write([]byte("hello\n")) // it may end at once
 	if line, err := k.out.ReadString('\n'); err == nil && !strings.Contains(line, `"error"`) {
@@ -249,4 +253,7 @@ func TestTPMCleared(t *testing.T) {
 	write(t, d.path("devices/"+d.name+"-ec.pem"), d.keys(d.name+"/keys.toml", "public", "tpm:ec/"+d.name+"-ec"))
 	d.begin("ECC", rsaExchange, "store", true).hangUp()
 	d.begin("ECC", rsaExchange, "store", false).hangUp()
+	d.chip.off()
+	d.chip.bus.Close()
+	doctor("a TPM that is not there", "problem  token")
 }

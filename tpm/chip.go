@@ -7,6 +7,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"io/fs"
 	"sync"
 	"time"
 
@@ -140,10 +142,13 @@ func (c *chip) ready() error {
 	if c.device == nil {
 		d, err := openDevice(c.config.Device)
 		if errors.Is(err, errDevice) {
-			return failure(providers.Malformed, "opening a TPM", err)
+			return failure(providers.Malformed, "opening a TPM", providers.Because(providers.CauseSettings, err))
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			err = fmt.Errorf("%w; users of the group tss may open it, where udev's usual rules are", err)
 		}
 		if err != nil {
-			return failure(providers.Transient, "opening a TPM", err)
+			return failure(providers.Transient, "opening a TPM", providers.Because(providers.CauseDevice, err))
 		}
 		c.device = d
 	}

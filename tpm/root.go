@@ -207,7 +207,7 @@ func (c *chip) pinnedName() ([]byte, error) {
 	}
 	name, err := hex.DecodeString(text)
 	if err != nil || len(name) != 2+sha256.Size || binary.BigEndian.Uint16(name) != uint16(tpm2.TPMAlgSHA256) {
-		return nil, failure(providers.Malformed, op, errRootName)
+		return nil, failure(providers.Malformed, op, providers.Because(providers.CauseSettings, errRootName))
 	}
 	c.setPinned(name)
 	return name, nil

@@ -6,8 +6,10 @@ package tpm
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -190,10 +192,29 @@ func TestConfig(t *testing.T) {
 	} {
 		p, err := Open(t.Context(), c)
 		code(t, what, err, providers.Malformed)
+		cause := providers.CauseSettings
+		if strings.Contains(what, "value") {
+			cause = providers.CauseSecretSource
+		}
+		if got := providers.ExitCode(err); got != int(cause) {
+			t.Errorf("%s: exit code %d, not %d", what, got, cause)
+		}
 		if p != nil {
 			p.Close()
 		}
 	}
-	_, err := Open(t.Context(), Config{Folder: dir, Device: filepath.Join(dir, "tpmrm0")})
-	code(t, "no device", err, providers.Transient)
+	for _, device := range []string{filepath.Join(dir, "tpmrm0"), "swtpm:unix:" + filepath.Join(dir, "none")} {
+		_, err := Open(t.Context(), Config{Folder: dir, Device: device})
+		code(t, "no device", err, providers.Transient)
+		if got := providers.ExitCode(err); got != int(providers.CauseDevice) {
+			t.Errorf("no device: exit code %d", got)
+		}
+	}
+	if _, err := os.Stat(defaultDevice); err == nil {
+		return // a device that no test should use
+	}
+	_, err := Open(t.Context(), Config{Folder: dir})
+	if e, ok := errors.AsType[*os.PathError](err); !ok || e.Path != "/dev/tpmrm0" {
+		t.Errorf("the usual device: %v", err)
+	}
 }

@@ -109,7 +109,7 @@ func Open(ctx context.Context, c Config) (*Provider, error) {
 	}
 	s, err := openStore(c.Folder)
 	if err != nil {
-		return nil, failure(providers.Malformed, op, err)
+		return nil, failure(providers.Malformed, op, providers.Because(providers.CauseSettings, err))
 	}
 	p := &Provider{config: c, store: s, queue: queue{more: make(chan struct{}, 1)}, done: make(chan struct{})}
 	p.chip = &chip{config: &p.config, store: s, counts: make(map[tpm2.TPMCC]uint64)}
@@ -125,6 +125,24 @@ func Open(ctx context.Context, c Config) (*Provider, error) {
 }
 
 func (c *Config) check() error {
+	if err := c.checkSettings(); err != nil {
+		return providers.Because(providers.CauseSettings, err)
+	}
+	if c.AuthSource == "" {
+		return nil
+	}
+	auth, _, err := readAuth(c.AuthSource)
+	if err != nil {
+		return providers.Because(providers.CauseSecretSource, err)
+	}
+	defer auth.Wipe()
+	if c.AuthIsRandom && auth.Len() < minRandomAuth {
+		return providers.Because(providers.CauseSecretSource, errAuthShort)
+	}
+	return nil
+}
+
+func (c *Config) checkSettings() error {
 	if c.Folder == "" {
 		return errors.New("a folder for the keys is missing")
 	}
@@ -133,26 +151,14 @@ func (c *Config) check() error {
 			return errors.New("a PCR is a number from 0 to 23")
 		}
 	}
-	if c.PolicyKey != "" {
-		if len(c.PCRs) == 0 {
-			return errors.New("a policy key approves of states of PCRs, of which none is named")
-		}
-		if _, err := readPolicyKey(c.PolicyKey); err != nil {
-			return err
-		}
-	}
-	if c.AuthSource == "" {
+	if c.PolicyKey == "" {
 		return nil
 	}
-	auth, _, err := readAuth(c.AuthSource)
-	if err != nil {
-		return err
+	if len(c.PCRs) == 0 {
+		return errors.New("a policy key approves of states of PCRs, of which none is named")
 	}
-	defer auth.Wipe()
-	if c.AuthIsRandom && auth.Len() < minRandomAuth {
-		return errAuthShort
-	}
-	return nil
+	_, err := readPolicyKey(c.PolicyKey)
+	return err
 }
 
 // matches reports whether a name is one of the patterns.

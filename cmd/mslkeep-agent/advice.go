@@ -22,7 +22,7 @@ var causeAdvice = map[providers.StartCause]advice{
 	providers.CauseSettings:      {"provider-settings", "correct [providers.settings]; the provider's documentation lists them"},
 	providers.CauseDriver:        {"module", "check the path in [providers.settings], who can change that file, what it needs (ldd), and the variables in env that it reads"},
 	providers.CauseDriverChanged: {"module-hash", "if the library was changed on purpose, set its sha256 in [providers.settings] to what sha256sum prints"},
-	providers.CauseDevice:        {"token", "check that the device is there, and which token the settings name; env must have the variables that its library reads"},
+	providers.CauseDevice:        {"token", "check that the device is there and the agent's user may open it, and which token the settings name; env must have the variables that its library reads"},
 	providers.CauseSecretSource:  {"pin-source", "the settings must name, as the source of the PIN or password, a file that only the agent's user, or root, can read"},
 	providers.CauseSecretRefused: {"pin", "correct the PIN or password in its source; then log in once by hand, since none is tried again while the device remembers the failure"},
 	providers.CauseSecretUntried: {"pin-untried", "log in once by hand with the right PIN, or have the security officer set a new one; then start again"},

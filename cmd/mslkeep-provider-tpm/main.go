@@ -53,7 +53,7 @@ func main() {
 	plugin.Harden(false)
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "mslkeep-provider-tpm:", err)
-		os.Exit(1)
+		os.Exit(providers.ExitCode(err))
 	}
 }
 
