@@ -84,8 +84,8 @@ func (c *chip) authOf(k *stored) (auth *secret.Bytes, done func(error) error, er
 			return c.refuse(id, err)
 		case err == nil:
 			c.prove(id, true)
-		case isLost(err) && !c.proven[id]:
-			// Whether the value is wrong is not known, so this operation does not try it again.
+		case isLost(err) && !c.proven[id] && (k.file.hasAuth || !k.area.ObjectAttributes.NoDA):
+			// Whether the value is wrong is not known, so this operation does not try it again. (Where there is none, none is wrong.)
 			c.drop()
 			return failure(providers.Transient, op, err)
 		}

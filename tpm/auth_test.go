@@ -60,6 +60,39 @@ func TestWrongAuth(t *testing.T) {
 	})
 }
 
+// TestLostTry: when the answer to a value that is not known to be right is lost, the operation does not try it again. The next one does,
+// once.
+func TestLostTry(t *testing.T) {
+	s := newTPM(t)
+	bus := newBus(t, s)
+	config := withAuth(t, bus.config(t))
+	p := open(t, config)
+	key := generate[providers.MACer](t, p, "mac", providers.HMACSHA256)
+	if _, err := key.MAC(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	write(t, config.AuthSource[len("file:"):], "wrong")
+	bus.setAnswer(func(cc tpm2.TPMCC, b []byte) []byte {
+		if cc == tpm2.TPMCCHMAC {
+			return nil
+		}
+		return b
+	})
+	var last map[tpm2.TPMCC]uint64
+	commands(p, &last)
+	for i, want := range []struct {
+		code  providers.Code
+		tries uint64
+	}{{providers.Transient, 1}, {providers.Locked, 1}, {providers.Locked, 0}, {providers.Locked, 0}} {
+		_, err := key.MAC(t.Context(), nil)
+		code(t, "a wrong value", err, want.code)
+		if got := commands(p, &last)[tpm2.TPMCCHMAC]; got != want.tries {
+			t.Errorf("use %d: %d commands tried it, not %d", i, got, want.tries)
+		}
+		bus.setAnswer(nil)
+	}
+}
+
 // TestTwoValues: a wrong value of one key does not keep others from being used.
 func TestTwoValues(t *testing.T) {
 	config := withAuth(t, newTPM(t).config(t))

@@ -10,6 +10,7 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -143,6 +144,26 @@ func TestDescription(t *testing.T) {
 	}
 	if k := generate[providers.Encrypter](t, p, "large", providers.AES256); !isA[*sealedKey](k) {
 		t.Errorf("a key of 256 bits, which the chip does not have, is a %T", k)
+	}
+}
+
+// TestCommandMissing: a chip without a command says so, and in its place the kernel does, in its own way.
+func TestCommandMissing(t *testing.T) {
+	bus := newBus(t, newTPM(t))
+	p := open(t, bus.config(t))
+	for _, rc := range []tpm2.TPMRC{tpm2.TPMRCCommandCode, 0xb0000 | tpm2.TPMRCCommandCode} {
+		bus.set(func(cc tpm2.TPMCC, _ []byte) ([]byte, bool) {
+			if cc == tpm2.TPMCCGetRandom || cc == tpm2.TPMCCTestParms {
+				return refusal(rc), true
+			}
+			return nil, true
+		})
+		_, err := p.Random(t.Context(), 16)
+		code(t, rc.Error(), err, providers.NotSupported)
+		k := generate[providers.Encrypter](t, p, fmt.Sprintf("aes-%x", uint32(rc)), providers.AES128)
+		if !isA[*sealedKey](k) {
+			t.Errorf("without TPM2_TestParms, a key is a %T", k)
+		}
 	}
 }
 

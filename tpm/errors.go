@@ -29,24 +29,27 @@ func (e lostError) Error() string { return e.err.Error() }
 func (e lostError) Unwrap() error { return e.err }
 
 // isLost tells that a command was sent and no response to it understood, be it that the connection has ended or that the library
-// cannot read it. What is loaded, and the sessions' nonces, are then not known any more.
+// cannot read it. What is loaded, and the sessions' nonces, are then not known any more. A failure that was made of that is final.
 func isLost(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	if _, ours := errors.AsType[*providers.Error](err); ours {
 		return false
 	}
 	if _, ok := errors.AsType[lostError](err); ok {
 		return true
 	}
-	_, ours := errors.AsType[*providers.Error](err)
 	_, peers := errors.AsType[peerError](err)
 	_, refused := responseCode(err)
-	return !ours && !peers && !refused
+	return !peers && !refused
 }
 
-// responseCode returns the code of a chip's refusal, without what it is about.
+// responseCode returns the code of a chip's refusal, or of the kernel's in its place, which says so in the upper half: behind
+// /dev/tpmrm0 it refuses commands that the chip does not have (TPM 2.0 part 2 §6.6.2 leaves that half to software).
 func responseCode(err error) (tpm2.TPMRC, bool) {
 	rc, ok := errors.AsType[tpm2.TPMRC](err)
-	return rc, ok
+	return rc & 0xffff, ok
 }
 
 func is(err error, codes ...tpm2.TPMRC) bool {

@@ -88,7 +88,7 @@ func TestPowerCut(t *testing.T) {
 		{"policy", func(c *Config) { c.PersistRoot, c.PCRs, c.AuthIsRandom = true, []uint{testPCR}, true }, false,
 			func(t *testing.T, p *Provider) error { return useAll(t.Context(), p) }},
 		{"make", func(c *Config) { c.PersistRoot, c.PCRs, c.AuthIsRandom = true, []uint{testPCR}, true }, true, func(t *testing.T, p *Provider) error {
-			if _, err := p.Generate(t.Context(), "sign", providers.ECP256); err != nil {
+			if _, err := p.Generate(t.Context(), "sign", providers.ECP256); err != nil && !errors.Is(err, providers.Exists) {
 				return err
 			}
 			_, err := opened[providers.Signer](t, p, "sign").Sign(t.Context(), providers.ECDSAP256, nil)
@@ -118,7 +118,11 @@ func TestPowerCut(t *testing.T) {
 					if err != nil {
 						t.Fatalf("after a power cut at command %d: %v", n, err)
 					}
-					if err := c.do(t, p); err != nil {
+					err = c.do(t, p)
+					if errors.Is(err, providers.Transient) && config.AuthSource != "" && cut() {
+						err = c.do(t, p) // a value that may be wrong is not tried twice by one operation
+					}
+					if err != nil {
 						t.Errorf("after a power cut at command %d (%v): %v", n, after, err)
 					}
 					raw(t, p, func(c *chip) error { return noneLeft(t, c) })

@@ -190,8 +190,11 @@ func (c *chip) approval(area, ref, policy []byte) (none tpm2.TPMTTKVerified, err
 	digest := sha256.Sum256(append(append([]byte(nil), policy...), ref...))
 	response, err := tpm2.VerifySignature{KeyHandle: tpm2.NamedHandle{Handle: loaded.ObjectHandle, Name: loaded.Name},
 		Digest: tpm2.TPM2BDigest{Buffer: digest[:]}, Signature: *signature}.Execute(c)
-	if err != nil {
+	if _, refused := responseCode(err); refused {
 		return none, failure(providers.Denied, "verifying an approval", err)
+	}
+	if err != nil {
+		return none, err
 	}
 	if c.approved == nil || len(c.approved) > 64 {
 		c.approved = make(map[string]tpm2.TPMTTKVerified)
