@@ -175,6 +175,9 @@ func clipAll(texts []string) (out []string) {
 // keys. After Close, all of its calls fail as Transient.
 func (c *Connection) Provider() Provider { return c.provider }
 
+// Description is what the provider said of itself at its first start. To ask it again costs its device as much as that did.
+func (c *Connection) Description() Description { return c.description }
+
 // PID returns the process id of the provider, of its first process if it has several, or 0 while there is none.
 func (c *Connection) PID() int { return c.PIDs()[0] }
 

@@ -71,15 +71,14 @@ func connect(ctx context.Context, cfg *config) (_ connected, err error) {
 			return nil, &exitError{exitProvider, fmt.Errorf("starting provider %s: %w", p.Name, err), providerAdvice(err, cfg).hint}
 		}
 		all[p.Name] = c
-		p.warn(ctx, c)
+		p.warn(c)
 	}
 	return all, nil
 }
 
 // warn logs what the provider wants an operator to know.
-func (p *providerConfig) warn(ctx context.Context, c *providers.Connection) {
-	d, _ := c.Provider().(providers.Describer).Describe(ctx) // else with what it said at the start
-	for _, w := range d.Warnings {
+func (p *providerConfig) warn(c *providers.Connection) {
+	for _, w := range c.Description().Warnings {
 		fmt.Fprintf(os.Stderr, "provider %s: %s\n", p.Name, w)
 	}
 }
