@@ -4,6 +4,7 @@
 package tpm
 
 import (
+	"crypto/rand"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -151,6 +152,31 @@ func take(t *testing.T, p *Provider) (theirs int) {
 	return theirs
 }
 
+// activateOne activates a credential for a key and the first endorsement key.
+func activateOne(t *testing.T, p *Provider, name string) error {
+	t.Helper()
+	for e, err := range p.Endorsements(t.Context()) {
+		if err != nil {
+			return err
+		}
+		area, err := tpm2.Unmarshal[tpm2.TPMTPublic](e.Public[2:])
+		if err != nil {
+			return err
+		}
+		to, err := tpm2.ImportEncapsulationKey(area)
+		if err != nil {
+			return err
+		}
+		credential, encrypted, err := tpm2.CreateCredential(rand.Reader, to, opened[*signer](t, p, name).stored.name.Buffer, []byte("secret"))
+		if err != nil {
+			return err
+		}
+		_, err = p.Activate(t.Context(), e, name, 0, credential, encrypted)
+		return err
+	}
+	return nil
+}
+
 // TestTakenByOthers: somebody has flushed our session, and begun one that has its handle. The chip then says that an authorisation
 // value is wrong, which it is not.
 func TestTakenByOthers(t *testing.T) {
@@ -161,9 +187,13 @@ func TestTakenByOthers(t *testing.T) {
 			_, err := p.Generate(t.Context(), "new", providers.ECP256)
 			return err
 		},
-		"health": func(p *Provider) error { return p.Health(t.Context()) },
+		"health":       func(p *Provider) error { return p.Health(t.Context()) },
+		"a credential": func(p *Provider) error { return activateOne(t, p, "sign") },
 	} {
 		for _, pcrs := range [][]uint{nil, {testPCR}} {
+			if what == "a credential" && pcrs != nil {
+				continue // which begins one session more than a chip has room for
+			}
 			config := withAuth(t, newTPM(t).config(t))
 			config.PersistRoot, config.AuthIsRandom, config.PCRs = true, true, pcrs
 			p := open(t, config)
@@ -175,6 +205,11 @@ func TestTakenByOthers(t *testing.T) {
 			}
 			if what == "a key to be loaded" {
 				raw(t, p, func(c *chip) error { c.unload(0); return nil })
+			}
+			if what == "a credential" { // so that the key is loaded
+				if _, err := opened[providers.Signer](t, p, "sign").Sign(t.Context(), providers.ECDSAP256, nil); err != nil {
+					t.Fatal(err)
+				}
 			}
 			theirs := take(t, p)
 			if err := first(p); err != nil {
