@@ -29,7 +29,7 @@ type chip struct {
 	power     *exec.Cmd // nil: it is off
 
 	mu     sync.Mutex
-	record []byte // of all that crosses the bus
+	record []byte // of what crosses the bus, if it is not nil
 	counts map[tpm2.TPMCC]int
 	before func(tpm2.TPMCC)
 }
@@ -105,7 +105,14 @@ func (c *chip) hook(f func(tpm2.TPMCC)) {
 	c.before = f
 }
 
-// crossed tells whether something has crossed the bus in clear.
+// keep has what crosses the bus from now on kept.
+func (c *chip) keep() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.record = []byte{}
+}
+
+// crossed tells whether something of what was kept has crossed the bus in clear.
 func (c *chip) crossed(b []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,7 +154,9 @@ func (c *chip) pass(conn net.Conn) {
 		cc := tpm2.TPMCC(binary.BigEndian.Uint32(command[6:]))
 		c.mu.Lock()
 		c.counts[cc]++
-		c.record = append(c.record, command...)
+		if c.record != nil {
+			c.record = append(c.record, command...)
+		}
 		before := c.before
 		c.mu.Unlock()
 		if before != nil {
@@ -161,7 +170,9 @@ func (c *chip) pass(conn net.Conn) {
 			return
 		}
 		c.mu.Lock()
-		c.record = append(c.record, response...)
+		if c.record != nil {
+			c.record = append(c.record, response...)
+		}
 		c.mu.Unlock()
 		if _, err := conn.Write(response); err != nil {
 			return

@@ -49,6 +49,7 @@ func TestTPMKeysStayThere(t *testing.T) {
 	s.makeKeys()
 	certify := s.know()
 	d := newDevice(s, "tpm-device", sealPSK)
+	d.chip.keep()
 	if err := os.Remove(d.file("tpm/storage.1.pem")); err != nil { // in whose place comes one that the test knows
 		t.Fatal(err)
 	}
