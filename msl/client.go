@@ -216,7 +216,6 @@ type exchange struct {
 	sentKeys      bool // key requests
 
 	exchanged bool // any of them brought a master token
-	unsettled bool // the last one did, which is not saved yet
 	answered  bool // nothing more comes after the last answer
 
 	held      []*clientSession // new sessions whose keys the answer is read with
@@ -226,7 +225,6 @@ type exchange struct {
 
 // run is the request loop (§8.4). It returns the answer, or nil to a message that has none.
 func (x *exchange) run(ctx context.Context) (*Message, error) {
-	defer func() { x.settle(ctx)() }()
 	for count := 0; count+2 <= maxMessages; count += 2 {
 		m, err := x.roundTrip(ctx)
 		if err != nil {

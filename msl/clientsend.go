@@ -40,7 +40,6 @@ func (x *exchange) trip(ctx context.Context, anew bool) (*Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer x.settle(ctx)()
 	x.sentHandshake, x.sentData, x.sentKeys = h.Handshake, !h.Handshake && !x.peer.tokensOnly, h.KeyRequests != nil
 	if x.sentData {
 		err = x.write(ctx, w)
@@ -58,20 +57,6 @@ func (x *exchange) trip(ctx context.Context, anew bool) (*Message, error) {
 		return nil, x.cause(err)
 	}
 	return m, nil
-}
-
-// settle saves the tokens that the last answer brought, if it did, while the peer works at this message.
-func (x *exchange) settle(ctx context.Context) (wait func()) {
-	if !x.unsettled {
-		return func() {}
-	}
-	x.unsettled = false
-	settled := make(chan struct{})
-	go func() {
-		defer close(settled)
-		x.client.state.settle(ctx)
-	}()
-	return func() { <-settled }
 }
 
 // prepare chooses the tokens of the next message and builds its header, anew if they are replaced
@@ -277,9 +262,9 @@ func (x *exchange) receive(ctx context.Context, sent *headerData) (*Message, err
 		return m, nil
 	}
 	if m.KeyResponse != nil {
-		fresh := c.state.newer(x.token(), m.KeyResponse.MasterToken, m.NewSession)
+		fresh := c.state.newer(ctx, x.token(), m.KeyResponse.MasterToken, m.NewSession)
 		x.held = append(x.held, fresh)
-		x.exchanged, x.unsettled = true, true
+		x.exchanged = true
 	}
 	x.keep(ctx, m, m.ID != addID(sent.MessageID, 1))
 	x.unlock()

@@ -50,7 +50,6 @@ type clientState struct {
 	mu       sync.Mutex
 	loaded   bool
 	dirty    bool // the store lacks something
-	settling bool // and gets it when settle is called
 	token    *MasterToken
 	sealed   []byte
 	session  *clientSession // nil until unsealed
@@ -80,7 +79,7 @@ func (c *clientState) ready(ctx context.Context) error {
 			return err
 		}
 	}
-	if c.dirty && !c.settling {
+	if c.dirty {
 		return c.save(ctx)
 	}
 	return nil
@@ -168,7 +167,7 @@ func (c *clientState) keepServices(keep func(*ServiceToken) bool) {
 
 // save writes the store. What fails stays dirty and is tried again with the next message.
 func (c *clientState) save(ctx context.Context) error {
-	c.dirty, c.settling = true, false
+	c.dirty = true
 	if c.session != nil && c.sealed == nil {
 		sealed, err := c.keys.SealSession(ctx, c.session.context)
 		if err != nil && failureOf(err) != NotSupported {
@@ -213,8 +212,8 @@ func (c *clientState) snapshot(ctx context.Context, user string) (snapshot, erro
 
 // newer takes over the master token of a key exchange, unless a newer one is there already. renewed is the
 // token of the message that brought it, or nil: the renewal of a token that was given up meanwhile comes too late, and
-// how far its non-replayable ids had come is forgotten. The caller calls settle, which saves it.
-func (c *clientState) newer(renewed, t *MasterToken, context CryptoContext) *clientSession {
+// how far its non-replayable ids had come is forgotten.
+func (c *clientState) newer(ctx context.Context, renewed, t *MasterToken, context CryptoContext) *clientSession {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := (&clientSession{token: t, context: context}).acquire()
@@ -228,18 +227,8 @@ func (c *clientState) newer(renewed, t *MasterToken, context CryptoContext) *cli
 	}
 	c.session.release()
 	c.token, c.session, c.sealed = t, s.acquire(), nil
-	c.dirty, c.settling = true, true
+	_ = c.save(ctx) // stays dirty
 	return s
-}
-
-// settle saves what newer has taken over: to seal a session can take a device as long as the peer takes for an answer. What
-// fails stays dirty.
-func (c *clientState) settle(ctx context.Context) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.settling {
-		_ = c.save(ctx)
-	}
 }
 
 // rejected forgets a master token that the server does not accept any more, if it is still in use (§8.5).
@@ -290,7 +279,7 @@ func (c *clientState) received(ctx context.Context, user string, uit *UserIDToke
 			c.putService(t)
 		}
 	}
-	if c.dirty && !c.settling {
+	if c.dirty {
 		_ = c.save(ctx)
 	}
 }

@@ -17,17 +17,17 @@ func TestLateRenewal(t *testing.T) {
 	}
 	old, other := token(1, 1), token(2, 1)
 	c := &clientState{store: new(MemoryStore), keys: sealsNothing{}, loaded: true, users: make(map[string]*UserIDToken)}
-	c.newer(nil, old, nil)
+	c.newer(ctx, nil, old, nil)
 	c.lastID, c.usedIDs = 7, true
-	if c.newer(old, token(1, 2), nil); c.token.SequenceNumber != 2 || c.lastID != 7 {
+	if c.newer(ctx, old, token(1, 2), nil); c.token.SequenceNumber != 2 || c.lastID != 7 {
 		t.Errorf("a renewal in time: sequence %d, last id %d", c.token.SequenceNumber, c.lastID)
 	}
 	c.rejected(ctx, c.token)
-	if c.newer(old, token(1, 3), nil); c.token != nil {
+	if c.newer(ctx, old, token(1, 3), nil); c.token != nil {
 		t.Error("a token that was given up came back")
 	}
-	c.newer(nil, other, nil)
-	if c.newer(old, token(1, 3), nil); c.token != other {
+	c.newer(ctx, nil, other, nil)
+	if c.newer(ctx, old, token(1, 3), nil); c.token != other {
 		t.Error("a token that was given up took the place of its successor")
 	}
 }
@@ -60,17 +60,17 @@ func TestStoreCascade(t *testing.T) {
 		}
 		return names
 	}
-	c.newer(nil, token(1, 5), nil)
+	c.newer(ctx, nil, token(1, 5), nil)
 	c.received(ctx, "a", user(10, 1), []*ServiceToken{service("u", -1, -1), service("m", 1, -1), service("x", 1, 10)})
 	c.received(ctx, "b", user(11, 1), []*ServiceToken{service("y", 1, 11)})
 	c.received(ctx, "c", user(12, 2), []*ServiceToken{service("z", 2, -1)}) // bound to a token that is not there
 	if len(c.users) != 2 || kept() != "umxy" {
 		t.Errorf("%d users, service tokens %s", len(c.users), kept())
 	}
-	if c.newer(nil, token(1, 4), nil); c.token.SequenceNumber != 5 {
+	if c.newer(ctx, nil, token(1, 4), nil); c.token.SequenceNumber != 5 {
 		t.Error("an older token took the place of a newer one")
 	}
-	if c.newer(nil, token(1, 6), nil); c.token.SequenceNumber != 6 || len(c.users) != 2 || kept() != "umxy" {
+	if c.newer(ctx, nil, token(1, 6), nil); c.token.SequenceNumber != 6 || len(c.users) != 2 || kept() != "umxy" {
 		t.Errorf("after a renewal: sequence %d, %d users, service tokens %s", c.token.SequenceNumber, len(c.users), kept())
 	}
 	c.received(ctx, "a", user(13, 1), nil) // the user's next token
@@ -82,7 +82,7 @@ func TestStoreCascade(t *testing.T) {
 		t.Errorf("without the second user: %d users, %s", len(c.users), kept())
 	}
 	c.lastID, c.usedIDs = 9, true
-	if c.newer(nil, token(3, 1), nil); len(c.users) != 0 || kept() != "u" || c.usedIDs {
+	if c.newer(ctx, nil, token(3, 1), nil); len(c.users) != 0 || kept() != "u" || c.usedIDs {
 		t.Errorf("after another master token: %d users, service tokens %s", len(c.users), kept())
 	}
 	if id, err := c.nonReplayableID(ctx, c.token); err != nil || id != 1 {
