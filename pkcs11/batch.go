@@ -4,6 +4,7 @@
 package pkcs11
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"sync"
@@ -83,11 +84,11 @@ func (p *Provider) enterLane(ctx context.Context) bool {
 // inTurn does batches with one session.
 func (p *Provider) inTurn(ctx context.Context, batches []providers.Batch, measured bool) [][]providers.Result {
 	keys := p.openAll(ctx, batches)
-	own, memory := copied(batches)
+	mine, memory := copied(batches)
 	var results [][]providers.Result
 	err := p.wait(ctx, &job{ctx: ctx, done: make(chan error, 1), run: func(*session) error { return nil }, then: func(s *session) {
 		ctx, began, n := context.WithValue(ctx, lent{}, s), time.Now(), 0
-		for _, b := range own {
+		for _, b := range mine {
 			r := providers.Do(ctx, keys, b.Ops, b.Stop)
 			results = append(results, r)
 			n += len(r)
@@ -103,9 +104,17 @@ func (p *Provider) inTurn(ctx context.Context, batches []providers.Batch, measur
 	return results
 }
 
+// own copies what a use reads that may go on after its caller has given up. What is in a batch was copied already.
+func own(ctx context.Context, b []byte) []byte {
+	if _, inBatch := ctx.Value(lent{}).(*session); inBatch {
+		return b
+	}
+	return bytes.Clone(b)
+}
+
 // copied copies batches, and returns the memory of what they hold: what is still done for somebody who has given up reads
 // nothing of his.
-func copied(batches []providers.Batch) (own []providers.Batch, memory []byte) {
+func copied(batches []providers.Batch) (mine []providers.Batch, memory []byte) {
 	n, size := 0, 0
 	for _, b := range batches {
 		n += len(b.Ops)
@@ -114,21 +123,21 @@ func copied(batches []providers.Batch) (own []providers.Batch, memory []byte) {
 			size += len(o.IV) + len(o.Input) + len(o.AAD) + len(o.MAC)
 		}
 	}
-	own, memory = slices.Clone(batches), make([]byte, 0, size)
+	mine, memory = slices.Clone(batches), make([]byte, 0, size)
 	ops := make([]providers.Operation, 0, n)
-	for i := range own {
+	for i := range mine {
 		begin := len(ops)
-		ops = append(ops, own[i].Ops...)
-		own[i].Ops = ops[begin:]
-		for j := range own[i].Ops {
-			o := &own[i].Ops[j]
+		ops = append(ops, mine[i].Ops...)
+		mine[i].Ops = ops[begin:]
+		for j := range mine[i].Ops {
+			o := &mine[i].Ops[j]
 			for _, field := range []*[]byte{&o.IV, &o.Input, &o.AAD, &o.MAC} {
 				memory = append(memory, *field...)
 				*field = memory[len(memory)-len(*field) : len(memory) : len(memory)]
 			}
 		}
 	}
-	return own, memory
+	return mine, memory
 }
 
 // An opening is what came of opening a key.

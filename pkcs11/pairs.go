@@ -135,7 +135,7 @@ func (k *rsaSigner) Sign(ctx context.Context, m providers.Mechanism, message []b
 		digest := sha256.Sum256(message)
 		message = append(bytes.Clone(digestInfo), digest[:]...)
 	} else {
-		message = bytes.Clone(message)
+		message = own(ctx, message)
 	}
 	return do(ctx, k.p, op, useOther, k.object, func(s *session) ([]byte, error) {
 		return s.sign(k.object, []*p11.Mechanism{p11.NewMechanism(k.signing, nil)}, message)
@@ -152,7 +152,7 @@ func (k *rsaDecrypter) DecryptRSA(ctx context.Context, m providers.Mechanism, ci
 	if len(ciphertext) != modulusSize(k.info.Type) {
 		return nil, failure(providers.VerificationFailed, op, nil)
 	}
-	ciphertext = bytes.Clone(ciphertext)
+	ciphertext = own(ctx, ciphertext)
 	list := []*p11.Mechanism{p11.NewMechanism(p11.CKM_RSA_PKCS, nil)}
 	if m == providers.RSAOAEP {
 		list[0] = p11.NewMechanism(p11.CKM_RSA_PKCS_OAEP, p11.NewOAEPParams(p11.CKM_SHA_1, p11.CKG_MGF1_SHA1, p11.CKZ_DATA_SPECIFIED, nil))
@@ -214,7 +214,7 @@ func (k *ecAgreer) Agree(ctx context.Context, peer []byte) ([]byte, error) {
 	if _, err := ecdh.P256().NewPublicKey(peer); err != nil || len(peer) != 65 {
 		return nil, failure(providers.Malformed, op, errPoint)
 	}
-	peer = bytes.Clone(peer)
+	peer = own(ctx, peer)
 	list := []*p11.Mechanism{p11.NewMechanism(p11.CKM_ECDH1_DERIVE, p11.NewECDH1DeriveParams(p11.CKD_NULL, nil, peer))}
 	return do(ctx, k.p, op, useOther, k.object, func(s *session) ([]byte, error) {
 		h, err := k.at(s)

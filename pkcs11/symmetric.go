@@ -102,7 +102,7 @@ func (k *cipherKey) Encrypt(ctx context.Context, m providers.Mechanism, iv, plai
 	if err := k.check(op, m, iv, plaintext, aad); err != nil {
 		return nil, err
 	}
-	iv, plaintext, aad = bytes.Clone(iv), bytes.Clone(plaintext), bytes.Clone(aad)
+	iv, plaintext, aad = own(ctx, iv), own(ctx, plaintext), own(ctx, aad)
 	return do(ctx, k.p, op, useOther, k.object, func(s *session) (out []byte, err error) {
 		h, err := k.at(s)
 		if err != nil {
@@ -127,7 +127,7 @@ func (k *cipherKey) Decrypt(ctx context.Context, m providers.Mechanism, iv, ciph
 	if m == providers.AESCBC && (len(ciphertext) == 0 || len(ciphertext)%16 != 0) || m == providers.AESGCM && len(ciphertext) < 16 {
 		return nil, failure(providers.VerificationFailed, op, nil)
 	}
-	iv, ciphertext, aad = bytes.Clone(iv), bytes.Clone(ciphertext), bytes.Clone(aad)
+	iv, ciphertext, aad = own(ctx, iv), own(ctx, ciphertext), own(ctx, aad)
 	return do(ctx, k.p, op, useOpen, k.object, func(s *session) (out []byte, err error) {
 		h, err := k.at(s)
 		if err != nil {
@@ -174,7 +174,7 @@ func (k *macKey) mac(ctx context.Context, op string, message []byte) ([]byte, er
 	if len(message) > maxData {
 		return nil, failure(providers.Malformed, op, errSize)
 	}
-	message = bytes.Clone(message)
+	message = own(ctx, message)
 	return do(ctx, k.p, op, useOther, k.object, func(s *session) (out []byte, err error) {
 		if out, err = s.sign(k.object, hmacSHA256, message); err == nil && len(out) != macSize {
 			err = failure(providers.Device, op, errResult)
@@ -211,7 +211,7 @@ func (k *macKey) VerifyMAC(ctx context.Context, message, mac []byte) error {
 		}
 		return err
 	}
-	message, mac = bytes.Clone(message), bytes.Clone(mac)
+	message, mac = own(ctx, message), own(ctx, mac)
 	_, err := do(ctx, k.p, op, useOther, k.object, func(s *session) (none struct{}, err error) {
 		h, err := k.at(s)
 		if err != nil {
@@ -290,7 +290,7 @@ func (k *unwrapKey) Unwrap(ctx context.Context, wrapped []byte) ([]byte, error) 
 	if len(wrapped) > maxData {
 		return nil, failure(providers.Malformed, op, errSize)
 	}
-	wrapped = bytes.Clone(wrapped)
+	wrapped = own(ctx, wrapped)
 	return do(ctx, k.p, op, useOpen, k.object, func(s *session) ([]byte, error) {
 		h, err := k.at(s)
 		if err != nil {

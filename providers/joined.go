@@ -74,11 +74,6 @@ func (j *Joined) Keys(ctx context.Context) ([]KeyInfo, error) {
 	return all, nil
 }
 
-// failureOf adds to an error whose it is.
-func failureOf(who string, err error) error {
-	return &Error{Code: CodeOf(err), Op: "provider " + who, Err: err}
-}
-
 // Open opens a key of one of the providers.
 func (j *Joined) Open(ctx context.Context, name string, version uint32) (Key, error) {
 	p, own, _ := j.route(name)
@@ -170,19 +165,4 @@ func (j *Joined) States(ctx context.Context) []State {
 	}
 	all.Wait()
 	return states
-}
-
-// Health checks all providers, and says what is wrong with those that are not well.
-func (j *Joined) Health(ctx context.Context) error {
-	errs := []error{Check(ctx, j.Main)}
-	for who, p := range j.Named {
-		if err := Check(ctx, p); err != nil {
-			errs = append(errs, failureOf(who, err))
-		}
-	}
-	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
-	if len(errs) == 0 {
-		return nil
-	}
-	return &Error{Code: CodeOf(errs[0]), Op: fmt.Sprintf("checking %d providers", 1+len(j.Named)), Err: errors.Join(errs...)}
 }
